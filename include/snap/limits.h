@@ -1,0 +1,48 @@
+// Every limit of snapctl, in one place. What comes from disk or wire is checked against these
+// before anything is allocated.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace snap {
+
+// Volumes and images
+inline constexpr std::uint64_t kMaxVolumeSize = std::uint64_t{256} << 40;  ///< 2^32 chunks
+inline constexpr std::size_t kMaxLayersPerImage = 4000;  ///< 12-bit source of the resolved map
+inline constexpr std::size_t kMaxSealedDeltas = 8;       ///< more are packed first
+inline constexpr std::size_t kMaxVolumeName = 128;
+inline constexpr std::size_t kMaxReference = 255;
+inline constexpr std::size_t kMaxLabels = 256;
+inline constexpr std::size_t kMaxLabelBytes = 4096;
+
+// Metadata files (config, manifest, index.json, volume.json)
+inline constexpr std::size_t kMaxJsonBytes = 16u << 20;
+
+// Layer files
+inline constexpr std::size_t kSliceEntries = 64;       ///< chunk table entries in a 4 KiB slice
+inline constexpr std::size_t kMaxStoredChunk = 65536;  ///< a compressed chunk is never larger
+inline constexpr std::size_t kDecompressedCacheBytes = 64u << 20;
+
+// Delta
+inline constexpr std::size_t kMaxPunchBytes = 8u << 20;   ///< a punch yields after this much
+inline constexpr std::size_t kMaxWritePiece = 64u << 10;  ///< one write of the data file
+inline constexpr std::size_t kMaxReadPiece = 128u << 10;  ///< one inline read
+inline constexpr std::uint64_t kJournalAreaInitial = 1u << 20;
+inline constexpr std::uint64_t kJournalMax = 256u << 20;
+
+// NBD (the protocol asks that 32 MiB payloads are taken and 4096-byte names)
+inline constexpr std::size_t kMaxNbdPayload = 32u << 20;
+inline constexpr std::size_t kMaxNbdName = 4096;
+inline constexpr std::size_t kMaxNbdOption = 64u << 10;
+inline constexpr std::size_t kMaxRequestsInFlight = 256;       ///< a connection
+inline constexpr std::size_t kMaxConnectionBytes = 64u << 20;  ///< payload in flight, a connection
+inline constexpr std::size_t kMaxConnections = 256;            ///< a server
+inline constexpr std::chrono::seconds kHandshakeTimeout{10};
+inline constexpr std::chrono::seconds kDrainTimeout{25};
+
+// Control socket
+inline constexpr std::size_t kMaxControlMessage = 1u << 20;
+
+}  // namespace snap
