@@ -75,6 +75,11 @@ class LayerWriter {
   Task<Result<void>> add(ChunkIndex chunk, BlockMask data, BlockMask zero,
                          std::span<const std::byte> blocks);
 
+  /// Replaces Options::virtual_size, before finish(): the importer of a stream learns its size at
+  /// the end and starts with kMaxVolumeSize. At least what was added reaches (its last block may
+  /// end past it).
+  void set_virtual_size(std::uint64_t bytes);
+
   /// Writes table, index and footer, and syncs the file (not its name).
   Task<Result<Written>> finish();
 
