@@ -177,6 +177,9 @@ Task<Result<std::unique_ptr<File>>> open_file(std::string path, OpenFlags flags)
 /// Publish.
 Task<Result<void>> replace_file(Directory& dir, std::string name, std::span<const std::byte> bytes,
                                 unsigned mode = 0600);
+/// Whether `name` is one that replace_file makes for its temporary files; what a crash left of
+/// them may be removed by whoever holds the directory's lock.
+bool is_temporary_name(std::string_view name);
 /// The whole file, at most `limit` bytes (else TooLarge).
 Task<Result<std::vector<std::byte>>> read_whole(Directory& dir, std::string name,
                                                 std::size_t limit);
