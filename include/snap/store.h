@@ -287,10 +287,11 @@ class Store {
   /// under the store lock that keeps out commands that add. Never what a volume uses.
   Task<Result<Removed>> prune(bool dry_run);
 
- private:
-  friend class OpenVolume;
   class Impl;
   explicit Store(std::unique_ptr<Impl> impl);
+  Impl& impl() noexcept { return *impl_; }
+
+ private:
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,80 @@
+// The inside of Store and OpenVolume, for the files of engine/store.
+//
+// Members are made in the order in which they are listed and borrow those above them. Everything
+// runs on the loop that opened the store; only the volumes are used from other threads.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/base/uuid.h"
+#include "engine/io/sync.h"
+#include "engine/store/blob_store.h"
+#include "engine/store/chain.h"
+#include "engine/store/image_store.h"
+#include "engine/store/scratch.h"
+#include "engine/store/store_lock.h"
+#include "engine/store/volume_store.h"
+#include "snap/file.h"
+#include "snap/store.h"
+
+namespace snap {
+
+/// What the store's file system can do (found by trying, once at open).
+struct Probe {
+  std::string file_system;
+  bool direct_io = false, punch_hole = false, locks = false, rename_noreplace = false;
+};
+
+class Store::Impl {
+ public:
+  Impl(std::string store_path, std::unique_ptr<Directory> root_dir,
+       std::unique_ptr<Directory> tmp_dir, std::unique_ptr<Directory> blobs_dir,
+       std::unique_ptr<Directory> volumes_dir, std::unique_ptr<Directory> deltas_dir, Probe probed);
+
+  std::string path;
+  Probe probe;
+  SystemRandom random;
+  std::unique_ptr<Directory> root;
+  std::unique_ptr<Directory> tmp;
+  StoreLock lock;
+  BlobStore blobs;
+  ImageStore images;
+  VolumeStore volumes;
+  ChainCache chains;
+
+  /// A folder of our own under tmp/; remove() it when done.
+  Task<Result<Scratch>> scratch() { return Scratch::make(*tmp, random); }
+
+  /// The layers under a chain (none: reads zero).
+  Task<Result<std::shared_ptr<LayerStack>>> stack_of(std::optional<BlobDigest> manifest);
+  /// The whole chain of `record`, with its delta open for writing.
+  Task<Result<Volume::Parts>> open_chain(VolumeRecord record);
+  /// A read-only chain.
+  Task<Result<std::shared_ptr<Volume>>> open_read_only(std::uint64_t size,
+                                                       std::vector<SealedLink> sealed,
+                                                       std::optional<BlobDigest> manifest);
+  /// Removes those of `deltas` that no volume or snapshot names any more (a sweep: takes the store
+  /// lock exclusive itself). `dry_run`: only says what it would free.
+  Task<Result<Removed>> drop_deltas(std::vector<std::string> deltas, bool dry_run);
+};
+
+class OpenVolume::Impl {
+ public:
+  Store::Impl* store = nullptr;
+  VolumeLock lock;
+  StoredVolume stored;
+  std::shared_ptr<Volume> volume;
+  /// Held by whoever changes the chain or the record (snapshot, clone, commit, resize).
+  AsyncMutex changing;
+
+  /// Publishes `next` as the record and takes it over once it is durable.
+  Task<Result<void>> publish(VolumeRecord next);
+};
+
+/// The image that `manifest` names, for what relies on it: a missing or foreign one is Corrupt.
+Task<Result<Image>> image_behind(ImageStore& images, BlobDigest manifest, std::string user);
+
+}  // namespace snap

@@ -1,0 +1,114 @@
+// VolumeStore: store/volumes/<name>/{volume.json,lock} and store/deltas/<uuid>/ (docs/format.md,
+// Store, volumes).
+//
+// Invariants: volume.json is replaced whole, only by the holder of the volume's lock, and names
+// only deltas and manifests that are durable. A folder without a volume.json is no volume (what a
+// crash left of a create or a remove). A delta is writable by the one volume whose record names it
+// as `delta`; sealed deltas may be shared.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/uuid.h"
+#include "engine/delta/delta.h"
+#include "engine/store/volume_codec.h"
+#include "snap/file.h"
+#include "snap/result.h"
+#include "snap/store.h"
+#include "snap/task.h"
+
+namespace snap {
+
+/// The lock of one volume, held: the flock of store/volumes/<name>/lock, which says who holds it.
+/// Destruction gives it back.
+class [[nodiscard]] VolumeLock {
+ public:
+  VolumeLock() = default;
+  VolumeLock(std::unique_ptr<Directory> dir, std::unique_ptr<File> file)
+      : dir_(std::move(dir)), file_(std::move(file)) {}
+  bool held() const noexcept { return file_ != nullptr; }
+  /// The volume's folder. Whoever holds the lock reads and writes through this one.
+  Directory& dir() noexcept { return *dir_; }
+  void release() {
+    file_.reset();
+    dir_.reset();
+  }
+
+ private:
+  std::unique_ptr<Directory> dir_;
+  std::unique_ptr<File> file_;
+};
+
+class VolumeStore {
+ public:
+  VolumeStore(std::unique_ptr<Directory> volumes, std::unique_ptr<Directory> deltas, Random& random)
+      : volumes_(std::move(volumes)), deltas_(std::move(deltas)), random_(&random) {}
+
+  // ---- Records
+
+  /// NotFound (suggesting the nearest name) if there is no such volume.
+  Task<Result<StoredVolume>> read(std::string name);
+  /// By exact name, else by a unique prefix of the volume's id.
+  Task<Result<StoredVolume>> find(std::string name_or_id);
+  /// The names of all volumes, ascending.
+  Task<Result<std::vector<std::string>>> names();
+  /// Every record, by name. Corrupt names the volume that cannot be read.
+  Task<Result<std::vector<StoredVolume>>> list();
+
+  /// Takes the volume's lock. Busy, with the pid, if it is held. NotFound if there is no such
+  /// volume.
+  Task<Result<VolumeLock>> lock(std::string name, Holder holder);
+  /// Takes the name for a new volume: makes the folder and locks it. Exists if there is a volume of
+  /// that name. Publish with replace(), or give the name back with discard().
+  Task<Result<VolumeLock>> lock_new(std::string name, Holder holder);
+  /// Who holds the lock, if anyone.
+  Task<Result<std::optional<Holder>>> holder(std::string name);
+
+  /// The record, read through the lock.
+  Task<Result<StoredVolume>> read_locked(VolumeLock& lock, std::string name);
+  /// Replaces volume.json (generation + 1) and makes it durable, the folder's name too. What it
+  /// names is durable before the call. On failure the old record stands; if even that cannot be
+  /// established, the message says so.
+  Task<Result<void>> replace(VolumeLock& lock, StoredVolume& volume);
+  /// Publishes the end of a volume: volume.json goes, durably, then the folder. Its deltas are left
+  /// to the caller.
+  Task<Result<void>> erase(VolumeLock lock, std::string name);
+  /// Gives back a name that lock_new() took.
+  Task<void> discard(VolumeLock lock, std::string name);
+
+  // ---- Deltas
+
+  /// A new, empty, durable delta (its name too). The caller holds the store lock until a record
+  /// that names it is published.
+  Task<Result<std::unique_ptr<Delta>>> create_delta(std::uint64_t size);
+  Task<Result<std::unique_ptr<Delta>>> open_delta(std::string uuid, Delta::Mode mode);
+  /// Removes a delta that no record names. Only under the exclusive store lock.
+  Task<Result<void>> remove_delta(std::string uuid);
+  /// Bytes on disk.
+  Task<Result<std::uint64_t>> delta_allocated(std::string uuid);
+  /// Every folder of deltas/.
+  Task<Result<std::vector<std::string>>> list_deltas();
+
+  Directory& volumes_dir() noexcept { return *volumes_; }
+  Directory& deltas_dir() noexcept { return *deltas_; }
+
+ private:
+  Task<Result<VolumeLock>> try_lock_dir(std::string name, Holder holder);
+  Task<Result<void>> undo_replace(Directory& dir, std::string name, std::string old_bytes,
+                                  Error why);
+
+  std::unique_ptr<Directory> volumes_;
+  std::unique_ptr<Directory> deltas_;
+  Random* random_;
+};
+
+/// Every delta that `record` names: the writable one, its sealed ones, those of its snapshots.
+std::vector<std::string> deltas_of(const VolumeRecord& record);
+/// Every manifest that `record` names.
+std::vector<BlobDigest> manifests_of(const VolumeRecord& record);
+
+}  // namespace snap
