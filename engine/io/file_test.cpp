@@ -58,7 +58,7 @@ Task<void> write_and_read_back(Directory& root) {
 }  // namespace
 
 TEST_CASE("what is written is read back, and a read past the end says where the file ends") {
-  const auto* kind = GENERATE("threads");
+  const auto* kind = GENERATE("threads", "uring");
   Rig rig(kind);
   rig.loop->run(write_and_read_back(*rig.root));
 }
