@@ -85,6 +85,9 @@ struct SnapshotRecord {
   std::uint64_t size = 0;
   std::vector<SealedLink> sealed;      ///< top first
   std::optional<BlobDigest> manifest;  ///< of the image below
+  std::optional<ImageId> image;        ///< as the volume's when it was taken
+  std::string image_name;
+  std::optional<BlobDigest> base_manifest;
 };
 
 struct VolumeRecord {
@@ -96,8 +99,12 @@ struct VolumeRecord {
   std::uint64_t floor = 0;
   std::vector<SealedLink> sealed;      ///< top first
   std::optional<BlobDigest> manifest;  ///< of the image it reads through; none: it reads zero
+  /// The image that it was created from or committed as: what `reset` goes back to. Older snapshots
+  /// may have been packed on top of it into an image without a name: then `manifest` is of that
+  /// one, and `base_manifest` is `image`'s.
   std::optional<ImageId> image;
   std::string image_name;  ///< the reference as given when it was created or committed; for people
+  std::optional<BlobDigest> base_manifest;
   std::vector<SnapshotRecord> snapshots;
   Labels labels;
 };
@@ -136,14 +143,16 @@ class ImportSource {
     std::uint64_t offset = 0;  ///< a multiple of 65536
     std::uint64_t length = 0;  ///< bytes that were filled; short only at the end or before a hole
   };
-  /// Fills `buffer` (at least 1 MiB) with the next data; nothing at the end.
+  /// Fills `buffer` (at least 1 MiB) with the next data; nothing at the end. A piece of length 0:
+  /// nothing has come yet; call again with the same buffer, which holds what did come.
   virtual Task<Result<std::optional<Piece>>> next(std::span<std::byte> buffer) = 0;
 };
 
 /// Where to import from: a raw file or block device by path, "-" for standard input, a directory
 /// (becomes an ext4 file system through mke2fs -d), a qcow2, vmdk, vhdx, ... image (through
 /// qemu-nbd), or an NBD URI. `format` forces a kind ("raw", "qcow2", ...); empty: recognised by
-/// content.
+/// content, but an image that names other files (a backing file) is then refused. A size that is
+/// not a multiple of 512 is padded with zeros.
 struct ImportFrom {
   std::string source;
   std::string format;
