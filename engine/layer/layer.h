@@ -134,6 +134,7 @@ class Layer {
 
  private:
   class Impl;
+  class Verifier;
   explicit Layer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
