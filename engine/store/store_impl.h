@@ -67,7 +67,11 @@ class OpenVolume::Impl {
   VolumeLock lock;
   StoredVolume stored;
   std::shared_ptr<Volume> volume;
-  /// Held by whoever changes the chain or the record (snapshot, clone, commit, resize).
+  /// Held by who packs sealed deltas, from choosing them to putting the layer in their place. Taken
+  /// before `changing`.
+  AsyncMutex committing;
+  /// Held by whoever changes the chain or the record (snapshot, clone, commit, resize), for
+  /// moments: a commit takes it to seal and again to publish, not while it packs.
   AsyncMutex changing;
 
   /// Publishes `next` as the record and takes it over once it is durable.
