@@ -1,39 +1,24 @@
 // The claims of file.h, the same ones on every kind of loop and disk.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
 #include <catch2/catch.hpp>
-#include <cstring>
+#include <cerrno>
 #include <string>
 #include <vector>
 
+#include "engine/io/sync.h"
 #include "engine/io/test_rig.h"
-#include "snap/file.h"
 
 using namespace snap;
 
 namespace {
 
-struct Rig {
-  explicit Rig(const std::string& kind) {
-    LoopOptions options;
-    options.kind = kind == "uring" ? LoopOptions::Kind::kUring : LoopOptions::Kind::kThreads;
-    loop = must(make_event_loop(options));
-    root = must(loop->run(open_directory(temp.path())));
-  }
-  TempDir temp;
-  std::unique_ptr<EventLoop> loop;
-  std::unique_ptr<Directory> root;
-};
+#define EVERY_KIND GENERATE(as<std::string>{}, "threads", "uring", "simulated")
 
-std::string text_of(std::span<const std::byte> bytes) {
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
-std::span<const std::byte> bytes_of(std::string_view s) {
-  return std::as_bytes(std::span(s.data(), s.size()));
-}
-
-OpenFlags for_write() {
-  OpenFlags flags;
-  flags.write = flags.create = true;
-  return flags;
+ErrorCode code_of(const Result<void>& r) {
+  return r ? ErrorCode::kIo : r.error().code();
 }
 
 Task<void> write_and_read_back(Directory& root) {
@@ -48,17 +33,310 @@ Task<void> write_and_read_back(Directory& root) {
   CHECK(stat.type == FileStat::Type::kFile);
   auto synced = co_await data_sync(*file);
   CHECK(synced.has_value());
+  auto full = co_await full_sync(*file);
+  CHECK(full.has_value());
   std::vector<std::byte> rest(100);
   CHECK(must(co_await read_up_to(*file, rest, ByteOffset(5005))) == 6);
   auto beyond = co_await read_exact(*file, rest, ByteOffset(5005));
   REQUIRE_FALSE(beyond.has_value());
   CHECK(beyond.error().code() == ErrorCode::kCorrupt);
+  CHECK(beyond.error().message().find("ends at 5011") != std::string::npos);
+}
+
+Task<void> vectors(Directory& root) {
+  auto file = must(co_await root.open("v", for_write()));
+  std::string one = "first,";
+  std::string two = "second";
+  iovec parts[2] = {{one.data(), one.size()}, {two.data(), two.size()}};
+  FileOp write(*file, IoOpcode::kWritev, nullptr, 0, 100);
+  write.iov = parts;
+  write.iov_count = 2;
+  auto wrote = co_await write;
+  CHECK(must(std::move(wrote)) == 12);
+  std::string back1(4, ' ');
+  std::string back2(8, ' ');
+  iovec into[2] = {{back1.data(), 4}, {back2.data(), 8}};
+  FileOp read(*file, IoOpcode::kReadv, nullptr, 0, 100);
+  read.iov = into;
+  read.iov_count = 2;
+  auto got = co_await read;
+  CHECK(must(std::move(got)) == 12);
+  CHECK(back1 + back2 == "first,second");
+}
+
+Task<void> holes(Directory& root) {
+  auto file = must(co_await root.open("h", for_write()));
+  std::vector<std::byte> ones(1u << 20, std::byte{1});
+  must(co_await write_all(*file, ones, ByteOffset(1u << 20)));
+  must(co_await data_sync(*file));
+  auto extent = must(co_await file->next_data(0));
+  REQUIRE(extent.has_value());
+  CHECK(extent->begin == 1u << 20);
+  CHECK(extent->end == 2u << 20);
+  const std::uint64_t before = must(co_await file->stat()).allocated;
+  auto punched = co_await punch_hole(*file, ByteOffset(1u << 20), 512u << 10);
+  CHECK(punched.has_value());
+  extent = must(co_await file->next_data(0));
+  REQUIRE(extent.has_value());
+  CHECK(extent->begin == 1536u << 10);
+  std::vector<std::byte> got(4096, std::byte{7});
+  must(co_await read_exact(*file, got, ByteOffset(1u << 20)));
+  CHECK(got == std::vector<std::byte>(4096));
+  CHECK(must(co_await file->stat()).size == 2u << 20);
+  // Less by what was punched; some file systems hold more than was written.
+  CHECK(must(co_await file->stat()).allocated == before - (512u << 10));
+  extent = must(co_await file->next_data(2u << 20));
+  CHECK_FALSE(extent.has_value());
+}
+
+Task<void> space_ahead(Directory& root) {
+  auto file = must(co_await root.open("s", for_write()));
+  auto kept = co_await allocate(*file, ByteOffset(0), 64u << 10, true);
+  CHECK(kept.has_value());
+  CHECK(must(co_await file->stat()).size == 0);
+  CHECK(must(co_await file->stat()).allocated == 64u << 10);
+  auto grown = co_await allocate(*file, ByteOffset(0), 128u << 10, false);
+  CHECK(grown.has_value());
+  CHECK(must(co_await file->stat()).size == 128u << 10);
+  must(co_await file->truncate(1000));
+  CHECK(must(co_await file->stat()).size == 1000);
+  must(co_await write_all(*file, bytes_of("x"), ByteOffset(999)));
+  must(co_await file->truncate(500));
+  must(co_await file->truncate(1000));
+  std::vector<std::byte> got(1000, std::byte{7});
+  must(co_await read_exact(*file, got, ByteOffset(0)));
+  CHECK(got == std::vector<std::byte>(1000));
+}
+
+Task<void> opening(Directory& root) {
+  auto missing = co_await root.open("nothing", OpenFlags{});
+  REQUIRE_FALSE(missing.has_value());
+  CHECK(missing.error().code() == ErrorCode::kNotFound);
+  CHECK(missing.error().message().find("/nothing") != std::string::npos);
+  OpenFlags flags = for_write();
+  flags.exclusive = true;
+  flags.mode = 0666;
+  auto file = must(co_await root.open("f", flags));
+  CHECK(must(co_await file->stat()).mode == 0666);
+  must(co_await write_all(*file, bytes_of("text"), ByteOffset(0)));
+  auto again = co_await root.open("f", flags);
+  REQUIRE_FALSE(again.has_value());
+  CHECK(again.error().code() == ErrorCode::kExists);
+  flags = for_write();
+  flags.mode = 0400;
+  auto same = must(co_await root.open("f", flags));
+  CHECK(must(co_await same->stat()).size == 4);
+  CHECK(must(co_await same->stat()).mode == 0666);  // the mode is that of a created file
+  must(co_await same->set_mode(0444));
+  CHECK(must(co_await root.stat("f")).mode == 0444);
+  flags.truncate = true;
+  auto empty = must(co_await root.open("f", flags));
+  CHECK(must(co_await empty->stat()).size == 0);
+  must(co_await root.make_dir("d", 0755));
+  CHECK(must(co_await root.stat("d")).mode == 0755);
+  auto directory = co_await root.open("d", OpenFlags{});
+  CHECK_FALSE(directory.has_value());
+  auto reader = must(co_await root.open("f", OpenFlags{}));
+  auto denied = co_await write_all(*reader, bytes_of("x"), ByteOffset(0));
+  CHECK_FALSE(denied.has_value());
+}
+
+Task<void> locks(Directory& root) {
+  auto a = must(co_await root.open("lock", for_write()));
+  auto b = must(co_await root.open("lock", for_write()));
+  CHECK(must(co_await a->try_lock(true)));
+  CHECK_FALSE(must(co_await b->try_lock(true)));
+  CHECK_FALSE(must(co_await b->try_lock(false)));
+  must(co_await a->unlock());
+  CHECK(must(co_await b->try_lock(false)));
+  CHECK(must(co_await a->try_lock(false)));
+  CHECK_FALSE(must(co_await a->try_lock(true)));
+  b.reset();
+  CHECK(must(co_await a->try_lock(true)));
+}
+
+Task<void> bad_names(Directory& root) {
+  const std::string names[] = {
+      "", ".", "..", "a/b", "/etc", std::string("a\0b", 3), std::string(256, 'x')};
+  for (const std::string& name : names) {
+    INFO(name);
+    auto opened = co_await root.open(name, for_write());
+    REQUIRE_FALSE(opened.has_value());
+    CHECK(opened.error().code() == ErrorCode::kInvalidArgument);
+    auto made = co_await root.make_dir(name);
+    CHECK(code_of(made) == ErrorCode::kInvalidArgument);
+    auto moved = co_await root.rename("x", root, name);
+    CHECK(code_of(moved) == ErrorCode::kInvalidArgument);
+    auto unlinked = co_await root.unlink(name);
+    CHECK(code_of(unlinked) == ErrorCode::kInvalidArgument);
+    auto removed = co_await root.remove_dir(name);
+    CHECK(code_of(removed) == ErrorCode::kInvalidArgument);
+    auto looked = co_await root.stat(name);
+    CHECK_FALSE(looked.has_value());
+    auto entered = co_await root.open_dir(name);
+    CHECK_FALSE(entered.has_value());
+  }
+}
+
+Task<void> names(Directory& root) {
+  must(co_await root.make_dir("dir"));
+  auto made_again = co_await root.make_dir("dir");
+  CHECK(code_of(made_again) == ErrorCode::kExists);
+  auto dir = must(co_await root.open_dir("dir"));
+  for (const char* name : {"b", "a", "c"}) {
+    auto file = must(co_await root.open(name, for_write()));
+    must(co_await write_all(*file, bytes_of(name), ByteOffset(0)));
+  }
+  auto entries = must(co_await root.list());
+  REQUIRE(entries.size() == 4);
+  CHECK(entries[0].name == "a");
+  CHECK(entries[3].name == "dir");
+  CHECK(entries[3].type == FileStat::Type::kDirectory);
+
+  auto kept = co_await root.rename("a", root, "b", true);
+  CHECK(code_of(kept) == ErrorCode::kExists);
+  must(co_await root.rename("a", root, "b"));
+  CHECK(text_of(must(co_await read_whole(root, "b", 100))) == "a");
+  must(co_await root.rename("b", *dir, "moved", true));
+  CHECK(text_of(must(co_await read_whole(*dir, "moved", 100))) == "a");
+  auto gone = co_await root.stat("b");
+  CHECK_FALSE(gone.has_value());
+  auto missing = co_await root.rename("b", root, "z");
+  CHECK(code_of(missing) == ErrorCode::kNotFound);
+
+  auto full = co_await root.remove_dir("dir");
+  CHECK(code_of(full) == ErrorCode::kExists);
+  must(co_await dir->unlink("moved"));
+  must(co_await dir->sync());
+  must(co_await root.remove_dir("dir"));
+  must(co_await root.unlink("c"));
+  must(co_await root.sync());
+  CHECK(must(co_await root.list()).empty());
+  const auto space = must(co_await root.space());
+  CHECK(space.total >= space.available);
+  CHECK_FALSE(space.type.empty());
+}
+
+Task<void> helpers(Directory& root) {
+  must(co_await replace_file(root, "f", bytes_of("one"), 0640));
+  must(co_await replace_file(root, "f", bytes_of("two and more")));
+  CHECK(text_of(must(co_await read_whole(root, "f", 12))) == "two and more");
+  CHECK(must(co_await root.stat("f")).mode == 0600);
+  CHECK(must(co_await root.list()).size() == 1);
+  auto too_large = co_await read_whole(root, "f", 11);
+  REQUIRE_FALSE(too_large.has_value());
+  CHECK(too_large.error().code() == ErrorCode::kTooLarge);
+  auto missing = co_await read_whole(root, "g", 11);
+  REQUIRE_FALSE(missing.has_value());
+  CHECK(missing.error().code() == ErrorCode::kNotFound);
+
+  must(co_await root.make_dir("t"));
+  auto t = must(co_await root.open_dir("t"));
+  must(co_await t->make_dir("u"));
+  auto u = must(co_await t->open_dir("u"));
+  must(co_await replace_file(*u, "x", bytes_of("x")));
+  must(co_await replace_file(*t, "y", bytes_of("y")));
+  must(co_await remove_tree(root, "t"));
+  must(co_await remove_tree(root, "f"));
+  must(co_await remove_tree(root, "never was"));
+  CHECK(must(co_await root.list()).empty());
+}
+
+Task<Result<void>> write_then_read(File& file, std::uint64_t index) {
+  std::vector<std::byte> out(4096, static_cast<std::byte>(index % 251));
+  const ByteOffset at(index * 4096);
+  auto written = co_await write_all(file, out, at);
+  if (!written) co_return written.error();
+  std::vector<std::byte> back(4096);
+  auto got = co_await read_exact(file, back, at);
+  if (!got) co_return got.error();
+  if (back != out) co_return Error(ErrorCode::kCorrupt, "another block was read");
+  co_return Result<void>();
+}
+
+Task<void> many_at_once(Directory& root) {
+  auto file = must(co_await root.open("many", for_write()));
+  std::vector<Task<Result<void>>> tasks;
+  for (std::uint64_t i = 0; i < 3000; ++i)
+    tasks.push_back(write_then_read(*file, i));
+  auto results = co_await gather(std::move(tasks));
+  std::size_t good = 0;
+  for (const auto& r : results)
+    good += r.has_value();
+  CHECK(good == 3000);
+}
+
+Task<void> real_only(Directory& root, std::string path) {
+  REQUIRE(::mkfifo((path + "/fifo").c_str(), 0600) == 0);
+  // The open returns at once, with an error, though no one writes to the pipe.
+  auto fifo = co_await root.open("fifo", OpenFlags{});
+  REQUIRE_FALSE(fifo.has_value());
+  CHECK(fifo.error().code() == ErrorCode::kInvalidArgument);
+  auto made = must(co_await open_directory(path + "/p/q", true));
+  CHECK(must(co_await root.stat("p")).mode == 0700);
+  auto again = must(co_await open_directory(path + "/p/q/", true));
+  OpenFlags flags = for_write();
+  auto file = must(co_await open_file(path + "/p/q/f", flags));
+  CHECK((::fcntl(file->native_handle(), F_GETFD) & FD_CLOEXEC) != 0);
+  CHECK((::fcntl(file->native_handle(), F_GETFL) & O_NONBLOCK) == 0);
+  CHECK(text_of(must(co_await read_whole(*made, "f", 10))).empty());
 }
 
 }  // namespace
 
 TEST_CASE("what is written is read back, and a read past the end says where the file ends") {
-  const auto* kind = GENERATE("threads", "uring");
-  Rig rig(kind);
+  TestRig rig(EVERY_KIND);
   rig.loop->run(write_and_read_back(*rig.root));
+}
+
+TEST_CASE("vectored reads and writes use all of their parts") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(vectors(*rig.root));
+}
+
+TEST_CASE("a punched range is a hole that reads zero, and next_data finds what is left") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(holes(*rig.root));
+}
+
+TEST_CASE("space can be taken ahead, and a file that shrinks and grows reads zero") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(space_ahead(*rig.root));
+}
+
+TEST_CASE("opening obeys its flags, and modes hold whatever the umask") {
+  TestRig rig(EVERY_KIND);
+  const mode_t before = ::umask(077);
+  rig.loop->run(opening(*rig.root));
+  ::umask(before);
+}
+
+TEST_CASE("a lock excludes other handles until it is given back or its file goes") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(locks(*rig.root));
+}
+
+TEST_CASE("a name that is no single component is refused by every operation") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(bad_names(*rig.root));
+}
+
+TEST_CASE("names are listed in order, renamed with and without replacing, and removed") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(names(*rig.root));
+}
+
+TEST_CASE("files are replaced whole, read within a limit, and trees removed") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(helpers(*rig.root));
+}
+
+TEST_CASE("more operations at once than the ring has entries all complete") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(many_at_once(*rig.root));
+}
+
+TEST_CASE("on a real disk pipes are refused without waiting and descriptors close on exec") {
+  TestRig rig(GENERATE(as<std::string>{}, "threads", "uring"));
+  rig.loop->run(real_only(*rig.root, rig.temp.path()));
 }

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/io/sim_disk.h"
 #include "snap/event_loop.h"
 #include "snap/file.h"
 
@@ -50,5 +51,38 @@ T must(Result<T> r) {
 inline void must(const Result<void>& r) {
   if (!r) test_failed(r.error());
 }
+
+inline std::string text_of(std::span<const std::byte> bytes) {
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+inline std::span<const std::byte> bytes_of(std::string_view s) {
+  return std::as_bytes(std::span(s.data(), s.size()));
+}
+
+inline OpenFlags for_write() {
+  OpenFlags flags;
+  flags.write = flags.create = true;
+  return flags;
+}
+
+/// A loop of the kind "threads" or "uring" with a directory of the real disk, or "simulated".
+struct TestRig {
+  explicit TestRig(const std::string& kind, unsigned queue_depth = 64) {
+    if (kind == "simulated") {
+      loop = std::make_unique<SimLoop>(7);
+      root = disk.root();
+      return;
+    }
+    LoopOptions options;
+    options.kind = kind == "uring" ? LoopOptions::Kind::kUring : LoopOptions::Kind::kThreads;
+    options.queue_depth = queue_depth;
+    loop = must(make_event_loop(options));
+    root = must(loop->run(open_directory(temp.path())));
+  }
+  TempDir temp;
+  SimDisk disk;
+  std::unique_ptr<EventLoop> loop;
+  std::unique_ptr<Directory> root;
+};
 
 }  // namespace snap
