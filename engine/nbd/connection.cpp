@@ -1,0 +1,297 @@
+#include "engine/nbd/connection.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/nbd/reply.h"
+
+namespace snap::nbd {
+
+namespace {
+
+// Unused payload buffers kept for the next requests.
+constexpr std::size_t kKeptBuffers = 16u << 20;
+// Payloads from this size on are received in place; the copy of smaller ones costs less than a
+// receive of their own.
+constexpr std::size_t kLargePayload = 32u << 10;
+// While payloads are large, one receive takes little more than the next header.
+constexpr std::size_t kLargeReadAhead = 4096;
+// Extents asked for at once: a reply of at most 32 KiB.
+constexpr std::size_t kMaxExtents = 4096;
+// With REQ_ONE: enough to merge what differs in depth only.
+constexpr std::size_t kExtentsForOne = 64;
+
+/// Bytes of payload buffer that a request takes.
+std::size_t charge_of(const RequestHeader& header, const Verdict& verdict) {
+  const auto command = static_cast<Command>(header.type);
+  const bool has_data = command == Command::kRead || command == Command::kWrite;
+  return has_data && verdict.touches_data ? BufferPool::rounded(header.length) : 0;
+}
+
+}  // namespace
+
+Connection::Connection(UniqueFd socket, ExportTable& exports, ConnectionLimits limits)
+    : exports_(exports),
+      limits_(limits),
+      stream_(std::move(socket)),
+      buffers_(kKeptBuffers),
+      replies_(requests_),
+      handshake_timer_(limits.handshake) {}
+
+Task<Result<void>> Connection::run() {
+  helpers_.add();
+  EventLoop::current()->spawn(watch_handshake());
+  auto result = co_await serve();
+  handshake_timer_.wake();
+  co_await helpers_.wait();
+  if (!result && too_slow_) {
+    co_return Error(ErrorCode::kProtocol, "the handshake took too long");
+  }
+  co_return result;
+}
+
+Task<void> Connection::watch_handshake() {
+  co_await handshake_timer_;
+  if (phase_ == Phase::kHandshake && !EventLoop::current()->stopping()) {
+    too_slow_ = true;
+    stream_.hang_up();
+  }
+  helpers_.done();
+}
+
+Task<Result<void>> Connection::serve() {
+  auto session = co_await negotiate(stream_, exports_);
+  if (!session) co_return session.error();
+  if (!*session) co_return Result<void>();
+  session_ = std::move(**session);
+  phase_ = Phase::kTransmission;
+  handshake_timer_.wake();
+
+  helpers_.add();
+  EventLoop::current()->spawn(send_replies());
+  auto result = co_await receive_requests();
+  receiving_ = false;
+  work_to_send_.notify();
+  // run() waits for the sending task, and this for everything in flight.
+  co_return result;
+}
+
+void Connection::drain() noexcept {
+  draining_ = true;
+  if (phase_ == Phase::kHandshake) {
+    stream_.hang_up();
+  } else {
+    stream_.stop_reading();
+  }
+}
+
+void Connection::abort() noexcept {
+  draining_ = true;
+  stream_.hang_up();
+}
+
+RequestRules Connection::rules() const noexcept {
+  RequestRules rules;
+  rules.size = session_.device->size();
+  rules.read_only = session_.device->read_only();
+  rules.structured_replies = session_.structured_replies;
+  rules.has_contexts = session_.base_allocation;
+  rules.draining = draining_;
+  return rules;
+}
+
+bool Connection::has_room(std::size_t payload) const noexcept {
+  if (in_flight_ == 0) return true;
+  return in_flight_ < limits_.requests && bytes_charged_ + payload <= limits_.bytes;
+}
+
+// ---- Receiving
+
+Task<Result<void>> Connection::receive_requests() {
+  for (;;) {
+    if (stream_.buffered().size() < kRequestBytes) {
+      auto have = co_await stream_.fill(kRequestBytes);
+      if (!have) co_return have.error();
+      if (!*have) {
+        if (stream_.buffered().empty()) co_return Result<void>();
+        co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a request");
+      }
+    }
+    const RequestHeader header = decode_request(stream_.buffered().first<kRequestBytes>());
+    stream_.consume(kRequestBytes);
+    if (header.magic != kRequestMagic)
+      co_return Error(ErrorCode::kProtocol, "a request does not begin with the request magic");
+    const Verdict verdict = check_request(header, rules());
+    if (verdict.disconnect) co_return Result<void>();
+    if (verdict.fatal) {
+      co_return Error(ErrorCode::kProtocol, "a request of " + std::to_string(header.length) +
+                                                " bytes: " + std::string(verdict.reason));
+    }
+    const std::size_t charge = charge_of(header, verdict);
+    while (!has_room(charge))
+      co_await room_.wait();
+
+    Request* request = requests_.take();
+    request->header = header;
+    request->verdict = verdict;
+    request->charged = charge;
+    bytes_charged_ += charge;
+    ++in_flight_;
+    if (verdict.payload != 0) {
+      auto whole = co_await receive_payload(request);
+      if (!whole || !*whole) {
+        --in_flight_;
+        bytes_charged_ -= request->charged;
+        requests_.give_back(request);
+        if (!whole) co_return whole.error();
+        co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a payload");
+      }
+    }
+    start(request);
+  }
+}
+
+Task<Result<bool>> Connection::receive_payload(Request* request) {
+  const std::size_t size = request->verdict.payload;
+  stream_.set_read_ahead(size >= kLargePayload ? kLargeReadAhead : ByteStream::kCapacity);
+  if (request->verdict.error == WireError::kNone) {
+    request->data = buffers_.take(size);
+    if (!request->data) {
+      request->verdict.error = WireError::kNoMem;
+      request->verdict.reason = "the server has no memory for the payload";
+    }
+  }
+  if (request->verdict.error != WireError::kNone) co_return co_await stream_.skip(size);
+  co_return co_await stream_.read_into(request->data.bytes());
+}
+
+void Connection::start(Request* request) {
+  EventLoop::current()->spawn(handle(request));
+}
+
+// ---- One request
+
+Task<void> Connection::handle(Request* request) {
+  const Verdict& verdict = request->verdict;
+  const auto command = static_cast<Command>(request->header.type);
+  if (verdict.error != WireError::kNone) {
+    build_error(*request, verdict.error, verdict.reason, session_.structured_replies);
+    reply(request);
+  } else if (command == Command::kRead) {
+    co_await handle_read(request);
+  } else if (command == Command::kBlockStatus) {
+    co_await handle_block_status(request);
+  } else {
+    Result<void> done;
+    if (verdict.touches_data) done = co_await call_export(request);
+    if (done) {
+      build_done(*request);
+      reply(request);
+    } else {
+      fail(request, done.error());
+    }
+  }
+}
+
+Task<void> Connection::handle_read(Request* request) {
+  const RequestHeader& h = request->header;
+  if (h.length != 0) {
+    request->data = buffers_.take(h.length);
+    if (!request->data) {
+      fail(request, Error(ErrorCode::kOutOfMemory, "the server has no memory for the read"));
+      co_return;
+    }
+    auto done = co_await session_.device->read(h.offset, request->data.bytes());
+    if (!done) {
+      fail(request, done.error());
+      co_return;
+    }
+  }
+  build_read(*request, session_.structured_replies);
+  reply(request);
+}
+
+Task<void> Connection::handle_block_status(Request* request) {
+  const RequestHeader& h = request->header;
+  const bool one = (h.flags & kCmdReqOne) != 0;
+  auto extents =
+      co_await session_.device->extents(h.offset, h.length, one ? kExtentsForOne : kMaxExtents);
+  if (extents && (extents->empty() || extents->front().length == 0))
+    extents = Error(ErrorCode::kIo, "the export gave no extents");
+  if (!extents) {
+    fail(request, extents.error());
+    co_return;
+  }
+  build_block_status(*request, *extents);
+  reply(request);
+}
+
+Task<Result<void>> Connection::call_export(const Request* request) {
+  const RequestHeader& h = request->header;
+  const bool fua = (h.flags & kCmdFua) != 0;
+  Export& device = *session_.device;
+  switch (static_cast<Command>(h.type)) {
+    case Command::kWrite:
+      return device.write(h.offset, request->data.bytes(), {.fua = fua});
+    case Command::kTrim:
+      return device.trim(h.offset, h.length, {.fua = fua});
+    case Command::kWriteZeroes:
+      return device.write_zeroes(h.offset, h.length,
+                                 {.fua = fua,
+                                  .no_hole = (h.flags & kCmdNoHole) != 0,
+                                  .fast_only = (h.flags & kCmdFastZero) != 0});
+    case Command::kCache:
+      return device.prefetch(h.offset, h.length);
+    default:  // check_request lets nothing else through
+      return device.flush();
+  }
+}
+
+void Connection::fail(Request* request, const Error& error) {
+  request->data.release();
+  build_error(*request, wire_error(error.code()), error.message(), session_.structured_replies);
+  reply(request);
+}
+
+// ---- Sending
+
+void Connection::reply(Request* request) noexcept {
+  replies_.push(request);
+  work_to_send_.notify();
+}
+
+void Connection::release(ReplyQueue::Finished finished) noexcept {
+  in_flight_ -= finished.requests;
+  bytes_charged_ -= finished.bytes;
+  if (finished.requests != 0) room_.notify();
+}
+
+Task<void> Connection::send_replies() {
+  while (receiving_ || in_flight_ != 0) {
+    if (replies_.empty()) {
+      co_await work_to_send_.wait();
+      continue;
+    }
+    if (send_failed_) {
+      release(replies_.drop_all());
+      continue;
+    }
+    const auto pieces = replies_.gather();
+    msghdr message{};
+    message.msg_iov = pieces.data();
+    message.msg_iovlen = pieces.size();
+    auto sent = co_await stream_.send_some(&message);
+    if (sent) {
+      release(replies_.advance(*sent));
+    } else {
+      // The client has gone. Nothing more is received either; what runs is finished for its effect.
+      send_failed_ = true;
+      stream_.hang_up();
+    }
+  }
+  helpers_.done();
+}
+
+}  // namespace snap::nbd

@@ -1,0 +1,99 @@
+// Connection: one client from its greeting to the last byte of its last reply.
+//
+// Life of a request: the receiving task parses every request that is in the buffer, and starts each
+// as a coroutine of its own; it calls the export, builds its reply and queues it. The sending task
+// sends all that is queued with one sendmsg. So a batch of n requests costs one receive, n reads or
+// writes that the loop submits together, and one send. Replies go out in the order in which they
+// are ready.
+//
+// Invariants:
+// - At most kMaxRequestsInFlight requests and kMaxConnectionBytes of payload are in flight, from
+//   their header to the last byte of their reply. Beyond that nothing is received: a client that
+//   stops reading stops itself, and no one else.
+// - Everything runs on the loop that run() was started on.
+// - A request that was started is finished, whether its client is still there or not.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+#include "engine/io/sync.h"
+#include "engine/nbd/export.h"
+#include "engine/nbd/handshake.h"
+#include "engine/nbd/reply_queue.h"
+#include "engine/nbd/request.h"
+#include "engine/nbd/stream.h"
+#include "engine/nbd/wakeup.h"
+#include "snap/limits.h"
+
+namespace snap::nbd {
+
+struct ConnectionLimits {
+  EventLoop::Clock::duration handshake = kHandshakeTimeout;
+  std::size_t requests = kMaxRequestsInFlight;
+  std::size_t bytes = kMaxConnectionBytes;
+};
+
+class Connection {
+ public:
+  Connection(UniqueFd socket, ExportTable& exports, ConnectionLimits limits = {});
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  /// Serves the client to its end. Protocol (it broke the rules, or was too slow in the handshake)
+  /// or Io say what ended it badly; a client that leaves, politely or not, is no error.
+  Task<Result<void>> run();
+
+  // From the loop's thread, while run() runs.
+
+  /// Shutdown: what is in flight finishes, requests that come later get ESHUTDOWN, then it ends. A
+  /// handshake ends at once.
+  void drain() noexcept;
+  /// Ends it as soon as its requests in flight have: replies that the client does not take are
+  /// dropped.
+  void abort() noexcept;
+
+ private:
+  Task<Result<void>> serve();
+  Task<void> watch_handshake();
+  Task<Result<void>> receive_requests();
+  Task<Result<bool>> receive_payload(Request* request);
+  Task<void> send_replies();
+
+  Task<void> handle(Request* request);
+  Task<void> handle_read(Request* request);
+  Task<void> handle_block_status(Request* request);
+  Task<Result<void>> call_export(const Request* request);
+
+  RequestRules rules() const noexcept;
+  bool has_room(std::size_t payload) const noexcept;
+  void start(Request* request);
+  void fail(Request* request, const Error& error);
+  void reply(Request* request) noexcept;
+  void release(ReplyQueue::Finished finished) noexcept;
+
+  ExportTable& exports_;
+  const ConnectionLimits limits_;
+  ByteStream stream_;
+  Session session_;
+
+  // The order matters: requests hold buffers of the pool.
+  BufferPool buffers_;
+  RequestPool requests_;
+  ReplyQueue replies_;
+
+  std::size_t in_flight_ = 0;      ///< requests that were started or are queued
+  std::size_t bytes_charged_ = 0;  ///< payload of these
+  Wakeup room_;                    ///< the receiving task waits for room
+  Wakeup work_to_send_;            ///< the sending task waits for replies
+  bool receiving_ = true;          ///< more requests may come
+  bool draining_ = false;
+  bool send_failed_ = false;
+
+  enum class Phase { kHandshake, kTransmission } phase_ = Phase::kHandshake;
+  bool too_slow_ = false;
+  Sleep handshake_timer_;
+  WaitGroup helpers_;  ///< tasks beside run() that use this object
+};
+
+}  // namespace snap::nbd

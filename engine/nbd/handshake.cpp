@@ -1,0 +1,322 @@
+#include "engine/nbd/handshake.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "engine/base/codec.h"
+#include "snap/limits.h"
+
+namespace snap::nbd {
+
+namespace {
+
+// 1: requests may have any alignment. 4 KiB: what a volume writes without reading.
+constexpr std::uint32_t kMinBlock = 1;
+constexpr std::uint32_t kPreferredBlock = kBlockSize;
+constexpr std::uint32_t kMaxBlock = kMaxNbdPayload;
+
+constexpr std::size_t kLegacyZeroes = 124;
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+/// A refusal with words for the client's user.
+void refuse(std::vector<std::byte>& out, std::uint32_t option, OptionReply type,
+            std::string_view why) {
+  append_option_reply(out, option, type, bytes_of(why));
+}
+
+void append_info(std::vector<std::byte>& out, Option option, Info type,
+                 const std::vector<std::byte>& body) {
+  std::vector<std::byte> data;
+  append_u16(data, static_cast<std::uint16_t>(type));
+  data.insert(data.end(), body.begin(), body.end());
+  append_option_reply(out, static_cast<std::uint32_t>(option), OptionReply::kInfo, data);
+}
+
+}  // namespace
+
+std::uint16_t transmission_flags(const Export& device, bool structured_replies) {
+  unsigned flags = kHasFlags | kSendFlush | kSendFua | kCanMultiConn | kSendCache;
+  if (device.read_only()) {
+    flags |= kReadOnly;
+  } else {
+    flags |= kSendTrim | kSendWriteZeroes | kSendFastZero;
+  }
+  if (structured_replies) flags |= kSendDf;
+  return static_cast<std::uint16_t>(flags);
+}
+
+std::string quoted(std::string_view text) {
+  constexpr std::size_t kMost = 64;
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out = "\"";
+  for (const char c : text.substr(0, kMost)) {
+    if (c >= 0x20 && c < 0x7f && c != '"' && c != '\\') {
+      out += c;
+    } else {
+      const auto byte = static_cast<unsigned char>(c);
+      out += "\\x";
+      out += kHex[byte >> 4];
+      out += kHex[byte & 15];
+    }
+  }
+  out += text.size() > kMost ? "...\"" : "\"";
+  return out;
+}
+
+std::vector<std::byte> Negotiation::greeting() {
+  std::vector<std::byte> out;
+  append_u64(out, kGreetingMagic);
+  append_u64(out, kOptionMagic);
+  append_u16(out, kFlagFixedNewstyle | kFlagNoZeroes);
+  return out;
+}
+
+Result<void> Negotiation::client_flags(std::uint32_t flags) {
+  if ((flags & ~std::uint32_t{kFlagFixedNewstyle | kFlagNoZeroes}) != 0) {
+    return Error(ErrorCode::kProtocol, "the client set handshake flags that do not exist (" +
+                                           std::to_string(flags) + ")");
+  }
+  no_zeroes_ = (flags & kFlagNoZeroes) != 0;
+  return {};
+}
+
+Result<Negotiation::Next> Negotiation::option(std::uint32_t option, std::span<const std::byte> data,
+                                              std::vector<std::byte>& out) {
+  switch (static_cast<Option>(option)) {
+    case Option::kExportName:
+      return export_name(data, out);
+    case Option::kAbort:
+      append_option_reply(out, option, OptionReply::kAck);
+      return Next::kClose;
+    case Option::kList:
+      list(data, out);
+      return Next::kOption;
+    case Option::kInfo:
+    case Option::kGo:
+      return info_or_go(static_cast<Option>(option), data, out);
+    case Option::kStructuredReply:
+      structured_reply(data, out);
+      return Next::kOption;
+    case Option::kListMetaContext:
+    case Option::kSetMetaContext:
+      meta_context(static_cast<Option>(option), data, out);
+      return Next::kOption;
+    case Option::kStartTls:
+      refuse(out, option, OptionReply::kErrPolicy, "this server is not set up for TLS");
+      return Next::kOption;
+  }
+  refuse(out, option, OptionReply::kErrUnsupported, "unknown option");
+  return Next::kOption;
+}
+
+void Negotiation::enter(std::shared_ptr<Export> device) {
+  if (context_export_ != device) session_.base_allocation = false;
+  session_.device = std::move(device);
+}
+
+Result<Negotiation::Next> Negotiation::export_name(std::span<const std::byte> data,
+                                                   std::vector<std::byte>& out) {
+  const std::string_view name(reinterpret_cast<const char*>(data.data()), data.size());
+  std::shared_ptr<Export> device;
+  if (name.size() <= kMaxNbdName) device = exports_.find(name);
+  // This option has no error reply: all that is left is to close.
+  if (!device)
+    return Error(ErrorCode::kProtocol,
+                 "the client asked for export " + quoted(name) + ", which is not served");
+  append_u64(out, device->size());
+  append_u16(out, transmission_flags(*device, session_.structured_replies));
+  if (!no_zeroes_) out.resize(out.size() + kLegacyZeroes);
+  enter(std::move(device));
+  return Next::kTransmission;
+}
+
+void Negotiation::list(std::span<const std::byte> data, std::vector<std::byte>& out) {
+  constexpr auto kOption = static_cast<std::uint32_t>(Option::kList);
+  if (!data.empty()) {
+    refuse(out, kOption, OptionReply::kErrInvalid, "LIST takes no data");
+    return;
+  }
+  for (const auto& device : exports_.list()) {
+    std::vector<std::byte> body;
+    append_u32(body, static_cast<std::uint32_t>(device->name().size()));
+    append_text(body, device->name());
+    append_text(body, device->description());
+    append_option_reply(out, kOption, OptionReply::kServer, body);
+  }
+  append_option_reply(out, kOption, OptionReply::kAck);
+}
+
+Negotiation::Next Negotiation::info_or_go(Option option, std::span<const std::byte> data,
+                                          std::vector<std::byte>& out) {
+  const auto number = static_cast<std::uint32_t>(option);
+  const auto request = decode_info_request(data);
+  if (!request) {
+    refuse(out, number, OptionReply::kErrInvalid, "the lengths in the option do not add up");
+    return Next::kOption;
+  }
+  if (request->name.size() > kMaxNbdName) {
+    refuse(out, number, OptionReply::kErrTooBig, "the export name is longer than 4096 bytes");
+    return Next::kOption;
+  }
+  std::shared_ptr<Export> device = exports_.find(request->name);
+  if (!device) {
+    refuse(out, number, OptionReply::kErrUnknown, "no such export");
+    return Next::kOption;
+  }
+  std::vector<std::byte> body;
+  append_u64(body, device->size());
+  append_u16(body, transmission_flags(*device, session_.structured_replies));
+  append_info(out, option, Info::kExport, body);
+
+  const auto asked = [&](Info info) {
+    return std::find(request->infos.begin(), request->infos.end(),
+                     static_cast<std::uint16_t>(info)) != request->infos.end();
+  };
+  if (asked(Info::kName)) {
+    body.clear();
+    append_text(body, device->name());
+    append_info(out, option, Info::kName, body);
+  }
+  if (asked(Info::kDescription) && !device->description().empty()) {
+    body.clear();
+    append_text(body, device->description());
+    append_info(out, option, Info::kDescription, body);
+  }
+  if (asked(Info::kBlockSize)) {
+    body.clear();
+    append_u32(body, kMinBlock);
+    append_u32(body, kPreferredBlock);
+    append_u32(body, kMaxBlock);
+    append_info(out, option, Info::kBlockSize, body);
+  }
+  append_option_reply(out, number, OptionReply::kAck);
+  if (option == Option::kInfo) return Next::kOption;
+  enter(std::move(device));
+  return Next::kTransmission;
+}
+
+void Negotiation::structured_reply(std::span<const std::byte> data, std::vector<std::byte>& out) {
+  constexpr auto kOption = static_cast<std::uint32_t>(Option::kStructuredReply);
+  if (!data.empty()) {
+    refuse(out, kOption, OptionReply::kErrInvalid, "STRUCTURED_REPLY takes no data");
+    return;
+  }
+  session_.structured_replies = true;
+  append_option_reply(out, kOption, OptionReply::kAck);
+}
+
+void Negotiation::meta_context(Option option, std::span<const std::byte> data,
+                               std::vector<std::byte>& out) {
+  const auto number = static_cast<std::uint32_t>(option);
+  const bool set = option == Option::kSetMetaContext;
+  if (set) {  // the old set goes even if this one fails
+    session_.base_allocation = false;
+    context_export_ = nullptr;
+  }
+  if (!session_.structured_replies) {
+    refuse(out, number, OptionReply::kErrInvalid, "negotiate structured replies first");
+    return;
+  }
+  const auto request = decode_meta_context_request(data);
+  if (!request) {
+    refuse(out, number, OptionReply::kErrInvalid, "the lengths in the option do not add up");
+    return;
+  }
+  if (request->name.size() > kMaxNbdName) {
+    refuse(out, number, OptionReply::kErrTooBig, "the export name is longer than 4096 bytes");
+    return;
+  }
+  std::shared_ptr<Export> device = exports_.find(request->name);
+  if (!device) {
+    refuse(out, number, OptionReply::kErrUnknown, "no such export");
+    return;
+  }
+  // LIST without queries asks for everything, and there "base:" is a wildcard.
+  bool chosen = !set && request->queries.empty();
+  for (const std::string_view query : request->queries)
+    chosen = chosen || query == kBaseAllocation || (!set && query == "base:");
+  if (chosen) {
+    std::vector<std::byte> body;
+    append_u32(body, set ? kBaseAllocationId : 0);
+    append_text(body, kBaseAllocation);
+    append_option_reply(out, number, OptionReply::kMetaContext, body);
+  }
+  append_option_reply(out, number, OptionReply::kAck);
+  if (set) {
+    session_.base_allocation = chosen;
+    context_export_ = std::move(device);
+  }
+}
+
+namespace {
+
+Error cut_off(const char* where) {
+  return Error(ErrorCode::kProtocol, std::string("the client hung up ") + where);
+}
+
+/// Receives one option into the buffer of `stream`. Nothing: the client hung up between options.
+Task<Result<std::optional<OptionHeader>>> next_option(ByteStream& stream) {
+  auto have = co_await stream.fill(kOptionHeaderBytes);
+  if (!have) co_return have.error();
+  if (!*have) {
+    if (stream.buffered().empty()) co_return std::optional<OptionHeader>();
+    co_return cut_off("in the middle of an option");
+  }
+  const OptionHeader header = decode_option_header(stream.buffered().first<kOptionHeaderBytes>());
+  if (header.magic != kOptionMagic)
+    co_return Error(ErrorCode::kProtocol, "an option does not begin with IHAVEOPT");
+  if (header.length > kMaxNbdOption) {
+    co_return Error(ErrorCode::kProtocol, "option " + std::to_string(header.option) +
+                                              " announces " + std::to_string(header.length) +
+                                              " bytes; at most " + std::to_string(kMaxNbdOption) +
+                                              " are taken");
+  }
+  auto whole = co_await stream.fill(kOptionHeaderBytes + header.length);
+  if (!whole) co_return whole.error();
+  if (!*whole) co_return cut_off("in the middle of an option");
+  co_return std::optional(header);
+}
+
+}  // namespace
+
+Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports) {
+  Negotiation negotiation(exports);
+  const std::vector<std::byte> greeting = Negotiation::greeting();
+  auto greeted = co_await stream.send_all(greeting);
+  if (!greeted) co_return greeted.error();
+  auto have = co_await stream.fill(kClientFlagsBytes);
+  if (!have) co_return have.error();
+  if (!*have) {
+    // A port scan, or a check that the server is there.
+    if (stream.buffered().empty()) co_return std::optional<Session>();
+    co_return cut_off("in its handshake flags");
+  }
+  auto flags = negotiation.client_flags(load_be<std::uint32_t>(stream.buffered().data()));
+  if (!flags) co_return flags.error();
+  stream.consume(kClientFlagsBytes);
+
+  std::vector<std::byte> replies;
+  for (;;) {
+    auto header = co_await next_option(stream);
+    if (!header) co_return header.error();
+    if (!*header) co_return std::optional<Session>();
+    replies.clear();
+    const std::uint32_t option = (*header)->option;
+    const std::size_t length = (*header)->length;
+    auto next =
+        negotiation.option(option, stream.buffered().subspan(kOptionHeaderBytes, length), replies);
+    if (!next) co_return next.error();
+    stream.consume(kOptionHeaderBytes + length);
+    auto sent = co_await stream.send_all(replies);
+    // A client that aborts need not wait for the acknowledgement.
+    if (*next == Negotiation::Next::kClose) co_return std::optional<Session>();
+    if (!sent) co_return sent.error();
+    if (*next == Negotiation::Next::kTransmission) co_return std::optional(negotiation.session());
+  }
+}
+
+}  // namespace snap::nbd

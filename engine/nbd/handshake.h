@@ -1,0 +1,80 @@
+// The handshake (fixed newstyle, doc/proto.md "Option haggling"): what the client may ask before it
+// has an export.
+//
+// Negotiation is the state machine, without I/O; negotiate() runs it over a stream. Limits: an
+// option carries at most kMaxNbdOption bytes, a name kMaxNbdName; time is limited by the caller.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/nbd/export.h"
+#include "engine/nbd/protocol.h"
+#include "engine/nbd/stream.h"
+
+namespace snap::nbd {
+
+/// The id under which base:allocation is sent in BLOCK_STATUS replies.
+inline constexpr std::uint32_t kBaseAllocationId = 1;
+
+/// What a finished handshake has agreed on.
+struct Session {
+  std::shared_ptr<Export> device;
+  bool structured_replies = false;
+  bool base_allocation = false;
+};
+
+class Negotiation {
+ public:
+  enum class Next {
+    kOption,        ///< another option
+    kTransmission,  ///< session() holds
+    kClose,         ///< the client is done; close after sending
+  };
+
+  explicit Negotiation(ExportTable& exports) : exports_(exports) {}
+
+  /// The server's first bytes.
+  static std::vector<std::byte> greeting();
+  /// The client's flags. Protocol if one is unknown.
+  Result<void> client_flags(std::uint32_t flags);
+  /// One option with all of its data; appends the replies to `out`. Protocol: the connection must
+  /// end (the error names why, with the client's text escaped).
+  Result<Next> option(std::uint32_t option, std::span<const std::byte> data,
+                      std::vector<std::byte>& out);
+
+  /// Valid after kTransmission.
+  const Session& session() const noexcept { return session_; }
+
+ private:
+  Result<Next> export_name(std::span<const std::byte> data, std::vector<std::byte>& out);
+  void list(std::span<const std::byte> data, std::vector<std::byte>& out);
+  Next info_or_go(Option option, std::span<const std::byte> data, std::vector<std::byte>& out);
+  void structured_reply(std::span<const std::byte> data, std::vector<std::byte>& out);
+  void meta_context(Option option, std::span<const std::byte> data, std::vector<std::byte>& out);
+  void enter(std::shared_ptr<Export> device);
+
+  ExportTable& exports_;
+  bool no_zeroes_ = false;
+  Session session_;
+  /// The export that SET_META_CONTEXT named; its contexts hold for no other.
+  std::shared_ptr<Export> context_export_;
+};
+
+/// Transmission flags of `device`.
+std::uint16_t transmission_flags(const Export& device, bool structured_replies);
+
+/// `text` in quotes for a log line: what is not printable ASCII is escaped, what is long is cut.
+std::string quoted(std::string_view text);
+
+/// The whole handshake. Nothing: the client left without an export, politely. Protocol or Io
+/// otherwise.
+Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports);
+
+}  // namespace snap::nbd

@@ -1,0 +1,67 @@
+// An Export in memory, for tests and for measuring the protocol alone: sparse, with faults on
+// demand.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/nbd/export.h"
+
+namespace snap::nbd {
+
+class MemoryExport final : public Export {
+ public:
+  MemoryExport(std::string name, std::uint64_t size, bool read_only = false,
+               std::string description = {})
+      : name_(std::move(name)),
+        description_(std::move(description)),
+        size_(size),
+        read_only_(read_only) {}
+
+  const std::string& name() const noexcept override { return name_; }
+  const std::string& description() const noexcept override { return description_; }
+  std::uint64_t size() const noexcept override { return size_; }
+  bool read_only() const noexcept override { return read_only_; }
+
+  Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override;
+  Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
+                           Volume::WriteOptions options) override;
+  /// Fast only on whole blocks.
+  Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length,
+                                  Volume::ZeroOptions options) override;
+  Task<Result<void>> trim(ByteOffset at, std::uint64_t length,
+                          Volume::WriteOptions options) override;
+  Task<Result<void>> flush() override;
+  Task<Result<std::vector<Extent>>> extents(ByteOffset at, std::uint64_t length,
+                                            std::size_t max) override;
+  Task<Result<void>> prefetch(ByteOffset at, std::uint64_t length) override;
+
+  /// Every data call fails with this from now on; nothing: they work again.
+  void set_fault(std::optional<Error> fault);
+  /// Data calls let others run first, so that replies change their order.
+  void set_slow(bool slow) { slow_ = slow; }
+  std::uint64_t flushes() const { return flushes_; }
+  std::uint64_t fua_writes() const { return fua_writes_; }
+
+ private:
+  Task<Result<void>> begin_call();
+  void zero(std::uint64_t at, std::uint64_t length);
+
+  std::string name_;
+  std::string description_;
+  std::uint64_t size_;
+  bool read_only_;
+  std::atomic<bool> slow_{false};
+  std::atomic<std::uint64_t> flushes_{0};
+  std::atomic<std::uint64_t> fua_writes_{0};
+  std::mutex lock_;  // guards what follows
+  std::optional<Error> fault_;
+  std::map<std::uint64_t, std::vector<std::byte>> blocks_;  ///< by block number; absent: zero
+};
+
+}  // namespace snap::nbd

@@ -1,0 +1,179 @@
+// The NBD wire: constants and big-endian codecs, without state and without I/O. Names and numbers
+// are those of the protocol document (NetworkBlockDevice/nbd, doc/proto.md).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "snap/result.h"
+#include "snap/units.h"
+
+namespace snap::nbd {
+
+// ---- Handshake
+
+inline constexpr std::uint64_t kGreetingMagic = 0x4e42444d41474943;     // "NBDMAGIC"
+inline constexpr std::uint64_t kOptionMagic = 0x49484156454f5054;       // "IHAVEOPT"
+inline constexpr std::uint64_t kOptionReplyMagic = 0x0003e889045565a9;  // NBD_OPT reply
+
+// Handshake flags, server's (16 bits) and client's (32 bits) alike.
+inline constexpr std::uint16_t kFlagFixedNewstyle = 1 << 0;
+inline constexpr std::uint16_t kFlagNoZeroes = 1 << 1;
+
+enum class Option : std::uint32_t {
+  kExportName = 1,
+  kAbort = 2,
+  kList = 3,
+  kStartTls = 5,
+  kInfo = 6,
+  kGo = 7,
+  kStructuredReply = 8,
+  kListMetaContext = 9,
+  kSetMetaContext = 10,
+};
+
+enum class OptionReply : std::uint32_t {
+  kAck = 1,
+  kServer = 2,
+  kInfo = 3,
+  kMetaContext = 4,
+  kErrUnsupported = 0x80000001,
+  kErrPolicy = 0x80000002,
+  kErrInvalid = 0x80000003,
+  kErrUnknown = 0x80000006,
+  kErrShutdown = 0x80000007,
+  kErrTooBig = 0x80000009,
+};
+
+enum class Info : std::uint16_t { kExport = 0, kName = 1, kDescription = 2, kBlockSize = 3 };
+
+inline constexpr std::size_t kGreetingBytes = 18;
+inline constexpr std::size_t kClientFlagsBytes = 4;
+inline constexpr std::size_t kOptionHeaderBytes = 16;
+
+struct OptionHeader {
+  std::uint64_t magic = 0;
+  std::uint32_t option = 0;  ///< an Option, or one that we do not know
+  std::uint32_t length = 0;  ///< bytes of data that follow
+};
+OptionHeader decode_option_header(std::span<const std::byte, kOptionHeaderBytes> bytes);
+
+/// What INFO and GO carry. `name` points into the bytes.
+struct InfoRequest {
+  std::string_view name;
+  std::vector<std::uint16_t> infos;
+};
+/// Nothing if the lengths inside do not add up to the bytes that are there.
+std::optional<InfoRequest> decode_info_request(std::span<const std::byte> data);
+
+/// What LIST_META_CONTEXT and SET_META_CONTEXT carry. Everything points into the bytes.
+struct MetaContextRequest {
+  std::string_view name;
+  std::vector<std::string_view> queries;
+};
+/// Nothing if the lengths inside do not add up, or a query is longer than kMaxNbdName.
+std::optional<MetaContextRequest> decode_meta_context_request(std::span<const std::byte> data);
+
+/// Appends an option reply with `data` to `out`.
+void append_option_reply(std::vector<std::byte>& out, std::uint32_t option, OptionReply type,
+                         std::span<const std::byte> data = {});
+/// Appends big-endian integers and text to `out`.
+void append_u16(std::vector<std::byte>& out, std::uint16_t v);
+void append_u32(std::vector<std::byte>& out, std::uint32_t v);
+void append_u64(std::vector<std::byte>& out, std::uint64_t v);
+void append_text(std::vector<std::byte>& out, std::string_view text);
+
+// ---- Transmission
+
+// Transmission flags (16 bits, of an export).
+inline constexpr std::uint16_t kHasFlags = 1 << 0;
+inline constexpr std::uint16_t kReadOnly = 1 << 1;
+inline constexpr std::uint16_t kSendFlush = 1 << 2;
+inline constexpr std::uint16_t kSendFua = 1 << 3;
+inline constexpr std::uint16_t kSendTrim = 1 << 5;
+inline constexpr std::uint16_t kSendWriteZeroes = 1 << 6;
+inline constexpr std::uint16_t kSendDf = 1 << 7;
+inline constexpr std::uint16_t kCanMultiConn = 1 << 8;
+inline constexpr std::uint16_t kSendCache = 1 << 10;
+inline constexpr std::uint16_t kSendFastZero = 1 << 11;
+
+inline constexpr std::uint32_t kRequestMagic = 0x25609513;
+inline constexpr std::uint32_t kSimpleReplyMagic = 0x67446698;
+inline constexpr std::uint32_t kStructuredReplyMagic = 0x668e33ef;
+
+enum class Command : std::uint16_t {
+  kRead = 0,
+  kWrite = 1,
+  kDisconnect = 2,
+  kFlush = 3,
+  kTrim = 4,
+  kCache = 5,
+  kWriteZeroes = 6,
+  kBlockStatus = 7,
+};
+
+// Command flags.
+inline constexpr std::uint16_t kCmdFua = 1 << 0;
+inline constexpr std::uint16_t kCmdNoHole = 1 << 1;
+inline constexpr std::uint16_t kCmdDf = 1 << 2;
+inline constexpr std::uint16_t kCmdReqOne = 1 << 3;
+inline constexpr std::uint16_t kCmdFastZero = 1 << 4;
+
+/// The errors that may cross the wire.
+enum class WireError : std::uint32_t {
+  kNone = 0,
+  kPerm = 1,
+  kIo = 5,
+  kNoMem = 12,
+  kInval = 22,
+  kNoSpace = 28,
+  kOverflow = 75,
+  kNotSup = 95,
+  kShutdown = 108,
+};
+/// The one table from our codes to the wire's.
+WireError wire_error(ErrorCode code) noexcept;
+
+inline constexpr std::size_t kRequestBytes = 28;
+inline constexpr std::size_t kSimpleReplyBytes = 16;
+inline constexpr std::size_t kChunkHeaderBytes = 20;  ///< of a structured reply
+
+struct RequestHeader {
+  std::uint32_t magic = 0;
+  std::uint16_t flags = 0;
+  std::uint16_t type = 0;  ///< a Command, or one that we do not know
+  std::uint64_t cookie = 0;
+  ByteOffset offset;
+  std::uint32_t length = 0;  ///< bytes
+};
+RequestHeader decode_request(std::span<const std::byte, kRequestBytes> bytes);
+
+std::array<std::byte, kSimpleReplyBytes> encode_simple_reply(WireError error, std::uint64_t cookie);
+
+inline constexpr std::uint16_t kChunkDone = 1 << 0;  ///< the last chunk of a reply
+
+enum class ChunkType : std::uint16_t {
+  kNone = 0,
+  kOffsetData = 1,
+  kOffsetHole = 2,
+  kBlockStatus = 5,
+  kError = 0x8001,
+};
+
+/// `length`: bytes of the chunk after this header.
+std::array<std::byte, kChunkHeaderBytes> encode_chunk_header(ChunkType type, bool done,
+                                                             std::uint64_t cookie,
+                                                             std::uint32_t length);
+
+// base:allocation
+inline constexpr std::string_view kBaseAllocation = "base:allocation";
+inline constexpr std::uint32_t kStateHole = 1 << 0;
+inline constexpr std::uint32_t kStateZero = 1 << 1;
+
+}  // namespace snap::nbd

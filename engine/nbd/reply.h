@@ -1,0 +1,28 @@
+// Builds the reply of a Request: fills its `head` and `pieces`. Pure; no I/O.
+#pragma once
+
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "engine/nbd/request.h"
+#include "snap/volume.h"
+
+namespace snap::nbd {
+
+/// Success without data, for every command but READ and BLOCK_STATUS.
+void build_done(Request& request);
+
+/// An error: structured, with words, if structured replies were negotiated.
+void build_error(Request& request, WireError error, std::string_view words,
+                 bool structured_replies);
+
+/// The data of a READ, all of it in request.data (nothing if it read no bytes). Structured: runs of
+/// zeros of 64 KiB and more go as holes; with DF there is one chunk.
+void build_read(Request& request, bool structured_replies);
+
+/// The extents of a BLOCK_STATUS for base:allocation: at least one. Neighbours with equal flags are
+/// merged, then all but the first dropped if the request says REQ_ONE.
+void build_block_status(Request& request, std::span<const Extent> extents);
+
+}  // namespace snap::nbd

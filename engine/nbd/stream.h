@@ -1,0 +1,62 @@
+// ByteStream: a connected socket with a receive buffer, for the handshake and for requests.
+//
+// One task reads and one task sends at a time, on the loop where the stream lives. The socket is in
+// blocking mode: io_uring would report EAGAIN instead of waiting on a non-blocking one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "engine/io/unique_fd.h"
+#include "snap/result.h"
+#include "snap/task.h"
+
+struct msghdr;
+
+namespace snap::nbd {
+
+class ByteStream {
+ public:
+  /// Holds a batch of small WRITE requests with their payloads, and any option with its data.
+  static constexpr std::size_t kCapacity = 256u << 10;
+
+  explicit ByteStream(UniqueFd fd);
+
+  /// What has been received and not consumed. Valid until the next receive.
+  std::span<const std::byte> buffered() const noexcept {
+    return {buffer_.get() + begin_, end_ - begin_};
+  }
+  void consume(std::size_t n) noexcept;
+
+  /// Receives until `n` bytes (at most kCapacity) are buffered. False: the peer closed before.
+  Task<Result<bool>> fill(std::size_t n);
+  /// Fills `out`: first from the buffer, the rest straight from the socket. False: closed before.
+  Task<Result<bool>> read_into(std::span<std::byte> out);
+  /// Drops the next `n` bytes. False: closed before.
+  Task<Result<bool>> skip(std::uint64_t n);
+
+  /// How much one receive may take ahead of what is asked for. Small while payloads are large, so
+  /// that these are received in place and not copied out of the buffer.
+  void set_read_ahead(std::size_t bytes) noexcept { read_ahead_ = bytes; }
+
+  /// Sends all of `bytes`.
+  Task<Result<void>> send_all(std::span<const std::byte> bytes);
+  /// One sendmsg: bytes sent, perhaps in part.
+  Task<Result<std::size_t>> send_some(msghdr* message);
+
+  /// No more is received than what has arrived; a pending receive ends.
+  void stop_reading() noexcept;
+  /// Ends both directions: pending and later sends fail, receives see the end.
+  void hang_up() noexcept;
+
+ private:
+  UniqueFd fd_;
+  std::unique_ptr<std::byte[]> buffer_;
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
+  std::size_t read_ahead_ = kCapacity;
+};
+
+}  // namespace snap::nbd
