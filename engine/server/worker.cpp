@@ -1,0 +1,171 @@
+#include "engine/server/worker.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+
+namespace snap::server {
+
+namespace {
+
+/// Replies leave at once. Has no meaning, and so no effect, on unix sockets.
+void set_no_delay(int fd) {
+  const int on = 1;
+  (void)::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+void complain(WorkerShared& shared, const std::string& what) {
+  const auto decision = shared.complaints.ask(std::chrono::steady_clock::now());
+  if (!decision.pass) return;
+  std::string line = what;
+  if (decision.suppressed != 0)
+    line += " (" + std::to_string(decision.suppressed) + " lines like this were left out)";
+  log_warning(line);
+}
+
+}  // namespace
+
+// ---- Worker
+
+Result<std::unique_ptr<Worker>> Worker::start(WorkerShared& shared, LoopOptions loop_options) {
+  auto loop = make_event_loop(loop_options);
+  if (!loop) return loop.error().with_context("start a worker thread");
+  std::unique_ptr<Worker> worker(new Worker(shared, std::move(*loop)));
+  shared.running.add();
+  try {
+    worker->thread_ = std::thread([w = worker.get()] {
+      w->loop_->run(w->serve());
+      w->shared_.running.done();
+    });
+  } catch (const std::system_error& e) {
+    shared.running.done();
+    return Error::from_errno(e.code().value(), "start a worker thread");
+  }
+  return worker;
+}
+
+Worker::~Worker() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::give(UniqueFd socket) {
+  {
+    std::lock_guard guard(lock_);
+    arrived_.push_back(std::move(socket));
+  }
+  inbox_.set();
+}
+
+void Worker::set_phase(Phase phase) {
+  {
+    std::lock_guard guard(lock_);
+    phase_ = phase;
+  }
+  inbox_.set();
+}
+
+Task<void> Worker::serve() {
+  Phase seen = Phase::kServing;
+  while (seen == Phase::kServing || !connections_.empty()) {
+    co_await inbox_.wait();
+    inbox_.reset();  // before the inbox is looked at: what comes later sets it again
+    std::vector<UniqueFd> arrived;
+    Phase phase;
+    {
+      std::lock_guard guard(lock_);
+      arrived.swap(arrived_);
+      phase = phase_;
+    }
+    if (phase == Phase::kServing) {
+      for (UniqueFd& socket : arrived)
+        EventLoop::current()->spawn(serve_connection(std::move(socket)));
+      // They register themselves before this task runs again.
+      co_await yield_now();
+      continue;
+    }
+    shared_.connections -= arrived.size();
+    if (phase == seen) continue;
+    seen = phase;
+    for (nbd::Connection* connection : connections_)
+      phase == Phase::kDraining ? connection->drain() : connection->abort();
+  }
+}
+
+Task<void> Worker::serve_connection(UniqueFd socket) {
+  set_no_delay(socket.get());
+  {
+    nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits);
+    connections_.insert(&connection);
+    auto ended = co_await connection.run();
+    connections_.erase(&connection);
+    if (!ended) complain(shared_, "connection ended: " + ended.error().message());
+  }
+  --shared_.connections;
+  inbox_.set();
+}
+
+// ---- WorkerPool
+
+Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports, Options options) {
+  std::size_t threads = options.threads;
+  if (threads == 0) {
+    threads = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kDefaultThreads);
+  }
+  if (threads > kMaxThreads)
+    return Error(ErrorCode::kInvalidArgument, "at most " + std::to_string(kMaxThreads) +
+                                                  " worker threads make sense, not " +
+                                                  std::to_string(threads));
+  std::unique_ptr<WorkerPool> pool(new WorkerPool(options));
+  pool->shared_.exports = &exports;
+  pool->shared_.limits = options.limits;
+  for (std::size_t i = 0; i < threads; ++i) {
+    auto worker = Worker::start(pool->shared_, options.loop);
+    if (!worker) {
+      for (auto& started : pool->workers_)
+        started->abort();
+      return worker.error();
+    }
+    pool->workers_.push_back(std::move(*worker));
+  }
+  return pool;
+}
+
+void WorkerPool::give(UniqueFd socket) {
+  if (shared_.connections >= max_connections_) {
+    complain(shared_, "a client was turned away: " + std::to_string(max_connections_) +
+                          " connections are open, which is the limit");
+    return;
+  }
+  ++shared_.connections;
+  workers_[next_]->give(std::move(socket));
+  next_ = (next_ + 1) % workers_.size();
+}
+
+Task<void> WorkerPool::stop(EventLoop::Clock::duration limit) {
+  for (auto& worker : workers_)
+    worker->drain();
+  Sleep timer(limit);
+  AsyncEvent watcher_ended;
+  EventLoop::current()->spawn(abort_after(&timer, &watcher_ended));
+  co_await shared_.running.wait();
+  all_ended_ = true;
+  timer.wake();
+  co_await watcher_ended.wait();
+  workers_.clear();
+}
+
+Task<void> WorkerPool::abort_after(Sleep* limit, AsyncEvent* ended) {
+  co_await *limit;
+  if (!all_ended_) {
+    log_warning("clients did not let go in time: their connections are cut");
+    for (auto& worker : workers_)
+      worker->abort();
+  }
+  ended->set();
+}
+
+}  // namespace snap::server

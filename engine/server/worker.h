@@ -1,0 +1,106 @@
+// Worker: a thread with an event loop of its own that serves connections. WorkerPool: several,
+// which take new connections in turn.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "engine/io/sync.h"
+#include "engine/io/unique_fd.h"
+#include "engine/nbd/connection.h"
+#include "engine/nbd/export.h"
+#include "engine/server/log.h"
+#include "snap/event_loop.h"
+#include "snap/result.h"
+#include "snap/task.h"
+
+namespace snap::server {
+
+/// What the workers of a pool share.
+struct WorkerShared {
+  nbd::ExportTable* exports = nullptr;
+  nbd::ConnectionLimits limits;
+  std::atomic<std::size_t> connections{0};
+  WaitGroup running;  ///< workers whose thread has not ended
+  RateLimit complaints{20, 1};
+};
+
+class Worker {
+ public:
+  /// Makes the loop and starts the thread.
+  static Result<std::unique_ptr<Worker>> start(WorkerShared& shared, LoopOptions loop);
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  /// The thread must be on its way out: drain() or abort() were called.
+  ~Worker();
+
+  // From any thread
+
+  /// Serves a connected socket, which it owns from now on and which counts already.
+  void give(UniqueFd socket);
+  /// Takes no more; ends when its connections have finished what is in flight.
+  void drain() { set_phase(Phase::kDraining); }
+  /// Ends without waiting for clients.
+  void abort() { set_phase(Phase::kAborting); }
+
+ private:
+  enum class Phase { kServing, kDraining, kAborting };
+
+  Worker(WorkerShared& shared, std::unique_ptr<EventLoop> loop)
+      : shared_(shared), loop_(std::move(loop)) {}
+  void set_phase(Phase phase);
+  Task<void> serve();
+  Task<void> serve_connection(UniqueFd socket);
+
+  WorkerShared& shared_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unordered_set<nbd::Connection*> connections_;  ///< used on the worker's thread only
+
+  std::mutex lock_;  // guards the inbox: the next two
+  std::vector<UniqueFd> arrived_;
+  Phase phase_ = Phase::kServing;
+  AsyncEvent inbox_;  ///< something has changed: the inbox, or a connection has ended
+
+  std::thread thread_;
+};
+
+class WorkerPool {
+ public:
+  struct Options {
+    std::size_t threads = 0;  ///< 0: one a core, at most kDefaultThreads
+    std::size_t max_connections = kMaxConnections;
+    LoopOptions loop;
+    nbd::ConnectionLimits limits;
+  };
+  static constexpr std::size_t kDefaultThreads = 4;
+  static constexpr std::size_t kMaxThreads = 64;
+
+  static Result<std::unique_ptr<WorkerPool>> start(nbd::ExportTable& exports, Options options);
+
+  /// Hands a connected socket to the next worker. Closes it instead (and says so in the log) when
+  /// there are too many.
+  void give(UniqueFd socket);
+  std::size_t connections() const noexcept { return shared_.connections; }
+
+  /// Ends all workers: what is in flight finishes, within `limit` whatever clients do. On the loop
+  /// that gave the sockets.
+  Task<void> stop(EventLoop::Clock::duration limit);
+
+ private:
+  explicit WorkerPool(Options options) : max_connections_(options.max_connections) {}
+  Task<void> abort_after(Sleep* limit, AsyncEvent* ended);
+
+  WorkerShared shared_;
+  const std::size_t max_connections_;
+  std::vector<std::unique_ptr<Worker>> workers_;  // after what they share
+  std::size_t next_ = 0;
+  bool all_ended_ = false;
+};
+
+}  // namespace snap::server
