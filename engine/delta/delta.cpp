@@ -1,0 +1,271 @@
+// Creation, and the data path: read and write. A write of present blocks takes no lock and
+// allocates nothing but coroutine frames.
+#include "engine/delta/delta.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/delta/delta_impl.h"
+
+namespace snap {
+
+namespace {
+/// Pieces of one large write that are in flight at a time.
+constexpr std::size_t kPiecesInFlight = 8;
+
+BlockMask blocks_of(ByteOffset at, std::size_t length) {
+  const unsigned first = block_in_chunk(at);
+  const unsigned last = block_in_chunk(at + (length - 1));
+  return block_range(first, last - first + 1);
+}
+}  // namespace
+
+struct DeltaImpl::Pieces {
+  ByteOffset at;
+  std::span<const std::byte> bytes;
+  BlockSource* below;
+  std::optional<Error> error;
+  WaitGroup workers;
+};
+
+Task<Result<std::unique_ptr<Delta>>> Delta::create(std::unique_ptr<Directory> dir,
+                                                   CreateOptions options) {
+  if (options.size > kMaxVolumeSize) {
+    co_return Error(ErrorCode::kTooLarge, "a volume of " + std::to_string(options.size) +
+                                              " bytes; the limit is " +
+                                              std::to_string(kMaxVolumeSize));
+  }
+  OpenFlags flags;
+  flags.write = true;
+  flags.create = true;
+  flags.exclusive = true;
+  auto data = co_await dir->open(kDataName, flags);
+  SNAP_CO_RETURN_IF_ERROR(data);
+  auto sized = co_await (*data)->truncate(data_file_size(options.size));
+  SNAP_CO_RETURN_IF_ERROR(sized);
+  auto journal = co_await dir->open(kJournalName, flags);
+  SNAP_CO_RETURN_IF_ERROR(journal);
+  auto blocks = BlockMap::make();
+  SNAP_CO_RETURN_IF_ERROR(blocks);
+  ChecksumSecret secret;
+  SystemRandom random;
+  random.fill(secret);
+  MapFile::Point point;
+  point.volume_size = options.size;
+  auto map = co_await MapFile::write_new(*dir, kMapName, options.id, secret, 1, {}, point);
+  SNAP_CO_RETURN_IF_ERROR(map);
+  // Rule Publish: the names are durable before the delta is named. data and journal are empty and
+  // need no sync of their own: opening gives data its size, and a journal begins with its header.
+  auto synced = co_await dir->sync();
+  SNAP_CO_RETURN_IF_ERROR(synced);
+  auto log = std::make_unique<Journal>(std::move(*journal), options.id, secret, 0);
+  DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
+                         std::move(log)};
+  std::unique_ptr<Delta> delta = std::make_unique<DeltaImpl>(std::move(files));
+  co_return std::move(delta);
+}
+
+DeltaImpl::DeltaImpl(Files files)
+    : dir_(std::move(files.dir)),
+      data_(std::move(files.data)),
+      blocks_(std::move(files.blocks)),
+      map_(std::move(files.map)),
+      journal_(std::move(files.journal)),
+      id_(map_.id()),
+      size_(map_.point().volume_size) {
+  claimed_ = blocks_->present_chunks();
+  // Guest I/O is random: readahead only fills the cache with large folios, which are slow to
+  // overwrite.
+  data_->advise_random();
+}
+
+BlockState DeltaImpl::lookup(ChunkIndex chunk) const noexcept {
+  const MapWord w = blocks_->word(chunk);
+  return {data_of(w), zero_of(w)};
+}
+
+std::optional<ChunkIndex> DeltaImpl::next_present(ChunkIndex from) const noexcept {
+  return blocks_->next_present(from);
+}
+
+Delta::Stats DeltaImpl::stats() const {
+  Stats s;
+  s.data_blocks = blocks_->data_blocks();
+  s.zero_blocks = blocks_->zero_blocks();
+  s.dirty_chunks = blocks_->dirty_chunks();
+  s.flushes = flushes_.load();
+  s.syncs = syncs_.load();
+  s.records = records_.load();
+  s.checkpoints = checkpoints_.load();
+  return s;
+}
+
+// ---- Read
+
+Task<Result<void>> DeltaImpl::read(ByteOffset at, std::span<std::byte> out) {
+  while (!out.empty()) {
+    const auto piece = out.first(std::min(out.size(), kMaxReadPiece));
+    auto n = co_await read_some(*data_, piece, at);
+    SNAP_CO_RETURN_IF_ERROR(n);
+    if (*n < piece.size()) {
+      auto rest = co_await read_exact(*data_, piece.subspan(*n), at + *n);
+      SNAP_CO_RETURN_IF_ERROR(rest);
+    }
+    at = at + piece.size();
+    out = out.subspan(piece.size());
+    if (!out.empty()) co_await yield_now();
+  }
+  co_return Result<void>();
+}
+
+// ---- Write
+
+Result<void> DeltaImpl::check_change(ByteOffset at, std::uint64_t length) const {
+  if (journal_ == nullptr) {
+    return Error(ErrorCode::kReadOnly, "delta " + id_.str() + " is sealed and takes no writes");
+  }
+  if (failed_.load(std::memory_order_acquire)) {
+    return Error(ErrorCode::kReadOnly,
+                 "delta " + id_.str() +
+                     " takes no writes until it is opened again: " + failure()->message());
+  }
+  if (at.value > size() || length > size() - at.value) {
+    return Error(ErrorCode::kInvalidArgument,
+                 std::to_string(length) + " bytes at " + std::to_string(at.value) +
+                     " end beyond the volume's " + std::to_string(size()) + " bytes");
+  }
+  return {};
+}
+
+Task<Result<void>> DeltaImpl::flush_if(Durability durability) {
+  if (durability == Durability::kDurable) {
+    auto flushed = co_await flush();
+    SNAP_CO_RETURN_IF_ERROR(flushed);
+  }
+  co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::write(ByteOffset at, std::span<const std::byte> bytes,
+                                    BlockSource& below, Durability durability) {
+  auto allowed = check_change(at, bytes.size());
+  SNAP_CO_RETURN_IF_ERROR(allowed);
+  if (bytes.empty()) co_return Result<void>();
+  if (chunk_of(at) == chunk_of(at + (bytes.size() - 1))) {
+    auto written = co_await write_piece(at, bytes, below);
+    SNAP_CO_RETURN_IF_ERROR(written);
+  } else {
+    auto written = co_await write_pieces(at, bytes, below);
+    SNAP_CO_RETURN_IF_ERROR(written);
+  }
+  if (durability == Durability::kDurable) {
+    auto flushed = co_await flush();
+    SNAP_CO_RETURN_IF_ERROR(flushed);
+  }
+  co_return Result<void>();
+}
+
+Task<void> DeltaImpl::work_on(Pieces* pieces) {
+  while (!pieces->bytes.empty() && !pieces->error) {
+    const ByteOffset at = pieces->at;
+    const std::size_t room = kChunkSize - at.value % kChunkSize;
+    const auto piece = pieces->bytes.first(std::min(pieces->bytes.size(), room));
+    pieces->at = at + piece.size();
+    pieces->bytes = pieces->bytes.subspan(piece.size());
+    auto written = co_await write_piece(at, piece, *pieces->below);
+    if (!written && !pieces->error) pieces->error = written.error();
+  }
+  pieces->workers.done();
+}
+
+Task<Result<void>> DeltaImpl::write_pieces(ByteOffset at, std::span<const std::byte> bytes,
+                                           BlockSource& below) {
+  static_assert(kMaxWritePiece == kChunkSize, "a piece is what one chunk has of a write");
+  Pieces pieces;
+  pieces.at = at;
+  pieces.bytes = bytes;
+  pieces.below = &below;
+  const std::size_t count = chunk_of(at + (bytes.size() - 1)) - chunk_of(at) + std::uint64_t{1};
+  const std::size_t workers = std::min(count, kPiecesInFlight);
+  pieces.workers.add(workers);
+  for (std::size_t i = 1; i < workers; ++i)
+    EventLoop::current()->spawn(work_on(&pieces));
+  co_await work_on(&pieces);
+  co_await pieces.workers.wait();
+  if (pieces.error) co_return *pieces.error;
+  co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::byte> bytes,
+                                          BlockSource& below) {
+  const ChunkIndex chunk = chunk_of(at);
+  const BlockMask mask = blocks_of(at, bytes.size());
+  auto touched = blocks_->touch(chunk);
+  SNAP_CO_RETURN_IF_ERROR(touched);
+  // Rule Order: writes of one block are ordered by its busy bit, so that no read-modify-write
+  // meets another write of its block.
+  const MapWord before = co_await blocks_->hold(chunk, mask);
+  const bool claims = (data_of(before) | zero_of(before)) == 0;
+  if (claims && !try_claim()) {
+    auto reserved = co_await reserve_more();
+    if (!reserved) {
+      blocks_->release(chunk, mask);
+      co_return reserved.error();
+    }
+  }
+  const bool whole = (at.value | bytes.size()) % kBlockSize == 0;
+  std::optional<Error> error;
+  if (whole || (mask & ~data_of(before)) == 0) {
+    auto written = co_await write_some(*data_, bytes, at);
+    if (!written) {
+      error = written.error();
+    } else if (*written < bytes.size()) {
+      auto rest = co_await write_all(*data_, bytes.subspan(*written), at + *written);
+      if (!rest) error = rest.error();
+    }
+  } else {
+    auto written = co_await write_held(at, bytes, before, below);
+    if (!written) error = written.error();
+  }
+  if (error) {
+    // Rule Fault: this request alone fails. No bit is set; blocks that were present may hold old
+    // and new sectors, as after any write that was not answered.
+    if (claims) claimed_.fetch_sub(1);
+    blocks_->release(chunk, mask);
+    co_return std::move(*error);
+  }
+  // Rule Bits: the data bit is set after the bytes were written.
+  const bool first = blocks_->publish_data(chunk, mask);
+  if (claims && !first) claimed_.fetch_sub(1);
+  mark(written_);
+  co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::write_held(ByteOffset at, std::span<const std::byte> bytes,
+                                         MapWord before, BlockSource& below) {
+  const std::uint64_t end = at.value + bytes.size();
+  const auto lacks = [before](std::uint64_t byte) {
+    return byte % kBlockSize != 0 &&
+           (data_of(before) & block_range(block_in_chunk(ByteOffset(byte)), 1)) == 0;
+  };
+  const bool head = lacks(at.value);
+  const bool tail = lacks(end);
+  const std::uint64_t start = head ? round_down(at.value, kBlockSize) : at.value;
+  const std::uint64_t stop = tail ? round_up(end, kBlockSize) : end;
+  std::vector<std::byte> buffer(stop - start);
+  const std::uint64_t edges[] = {round_down(at.value, kBlockSize), round_down(end, kBlockSize)};
+  const bool wanted[] = {head, tail && !(head && edges[0] == edges[1])};
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (!wanted[i]) continue;
+    const ByteOffset edge(edges[i]);
+    if ((zero_of(before) & block_range(block_in_chunk(edge), 1)) != 0) continue;  // zeros already
+    auto filled =
+        co_await below.read_blocks(edge, std::span(buffer).subspan(edge.value - start, kBlockSize));
+    SNAP_CO_RETURN_IF_ERROR(filled);
+  }
+  std::memcpy(buffer.data() + (at.value - start), bytes.data(), bytes.size());
+  auto written = co_await write_all(*data_, buffer, ByteOffset(start));
+  SNAP_CO_RETURN_IF_ERROR(written);
+  co_return Result<void>();
+}
+
+}  // namespace snap

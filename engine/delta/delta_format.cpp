@@ -1,0 +1,266 @@
+#include "engine/delta/delta_format.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "engine/base/codec.h"
+
+namespace snap {
+
+namespace {
+
+constexpr std::string_view kMapMagic = "SNAPDMAP";
+constexpr std::string_view kJournalMagic = "SNAPJRNL";
+constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kFrameMagic = 0x4d524653;  // "SFRM"
+constexpr std::size_t kHeaderChecksumAt = kDeltaHeaderBytes - 8;
+constexpr std::size_t kFrameChecksumAt = kFrameHeadBytes - 8;
+
+/// The part of both headers that comes first: magic, version, masks, UUID.
+void encode_preamble(Encoder& e, std::string_view magic, const Uuid& id) {
+  const FeatureMasks masks;  // this release writes no optional feature
+  e.text(magic);
+  e.le(kVersion);
+  e.le(std::uint32_t{0});
+  e.le(masks.compat);
+  e.le(masks.ro_compat);
+  e.le(masks.incompat);
+  e.bytes(std::as_bytes(std::span(id.bytes)));
+}
+
+void seal_header(std::vector<std::byte>& bytes) {
+  store_le(bytes.data() + kHeaderChecksumAt, xxh3(std::span(bytes).first(kHeaderChecksumAt)));
+}
+
+Error header_error(ErrorCode code, std::string_view path, const std::string& what) {
+  return Error(code, std::string(path) + ", header at 0: " + what);
+}
+
+Result<Uuid> decode_preamble(Decoder& d, std::span<const std::byte> bytes, std::string_view magic,
+                             std::string_view path, bool writable) {
+  if (bytes.size() != kDeltaHeaderBytes) {
+    return header_error(ErrorCode::kCorrupt, path,
+                        "has " + std::to_string(bytes.size()) + " of 4096 bytes");
+  }
+  const auto found = d.bytes(magic.size());
+  const auto wanted = std::as_bytes(std::span(magic.data(), magic.size()));
+  if (!std::equal(found.begin(), found.end(), wanted.begin(), wanted.end())) {
+    return header_error(ErrorCode::kCorrupt, path,
+                        "does not begin with \"" + std::string(magic) + "\"");
+  }
+  // The checksum comes before the masks, so that damage is not mistaken for a newer release.
+  if (load_le<std::uint64_t>(bytes.data() + kHeaderChecksumAt) !=
+      xxh3(bytes.first(kHeaderChecksumAt))) {
+    return header_error(ErrorCode::kCorrupt, path, "checksum does not match");
+  }
+  const auto version = d.le<std::uint32_t>();
+  d.skip(4);
+  d.skip(8);  // compat: unknown bits are harmless
+  const auto ro_compat = d.le<std::uint64_t>();
+  const auto incompat = d.le<std::uint64_t>();
+  if (version != kVersion || incompat != 0) {
+    return header_error(ErrorCode::kUnsupported, path,
+                        "needs a newer release of snapctl (format version " +
+                            std::to_string(version) + ", incompatible features " +
+                            std::to_string(incompat) + ")");
+  }
+  if (writable && ro_compat != 0) {
+    return header_error(ErrorCode::kUnsupported, path,
+                        "needs a newer release of snapctl to write to it (features " +
+                            std::to_string(ro_compat) + ")");
+  }
+  Uuid id;
+  const auto raw = d.bytes(id.bytes.size());
+  for (std::size_t i = 0; i < raw.size(); ++i)
+    id.bytes[i] = std::to_integer<std::uint8_t>(raw[i]);
+  return id;
+}
+
+std::uint64_t head_checksum(std::span<const std::byte> head, const FrameContext& context) {
+  std::array<std::byte, 16 + 8 + kFrameChecksumAt> input;
+  Encoder e(input);
+  e.bytes(std::as_bytes(std::span(context.id.bytes)));
+  e.le(context.offset);
+  e.bytes(head.first(kFrameChecksumAt));
+  return xxh3_keyed(input, context.secret);
+}
+
+/// Blocks of `chunk` that begin below `volume_size`.
+BlockMask blocks_within(std::uint32_t chunk, std::uint64_t volume_size) {
+  const std::uint64_t begin = chunk * kChunkSize;
+  if (begin >= volume_size) return 0;
+  const std::uint64_t blocks = round_up(volume_size - begin, kBlockSize) / kBlockSize;
+  return block_range(0, static_cast<unsigned>(std::min<std::uint64_t>(blocks, kBlocksPerChunk)));
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_map_header(const MapHeader& header) {
+  std::vector<std::byte> bytes(kDeltaHeaderBytes);
+  Encoder e(bytes);
+  encode_preamble(e, kMapMagic, header.id);
+  e.le(header.base_end);
+  e.bytes(header.secret);
+  seal_header(bytes);
+  return bytes;
+}
+
+Result<MapHeader> decode_map_header(std::span<const std::byte> bytes, std::string_view path,
+                                    bool writable) {
+  Decoder d(bytes);
+  auto id = decode_preamble(d, bytes, kMapMagic, path, writable);
+  if (!id) return id.error();
+  MapHeader header;
+  header.id = *id;
+  header.base_end = d.le<std::uint64_t>();
+  const auto secret = d.bytes(header.secret.size());
+  std::copy(secret.begin(), secret.end(), header.secret.begin());
+  if (header.base_end < kDeltaHeaderBytes || header.base_end % kFrameAlign != 0) {
+    return header_error(ErrorCode::kCorrupt, path,
+                        "base ends at " + std::to_string(header.base_end));
+  }
+  return header;
+}
+
+std::vector<std::byte> encode_journal_header(const JournalHeader& header) {
+  std::vector<std::byte> bytes(kDeltaHeaderBytes);
+  Encoder e(bytes);
+  encode_preamble(e, kJournalMagic, header.id);
+  e.le(header.area_length);
+  seal_header(bytes);
+  return bytes;
+}
+
+Result<JournalHeader> decode_journal_header(std::span<const std::byte> bytes,
+                                            std::string_view path) {
+  Decoder d(bytes);
+  auto id = decode_preamble(d, bytes, kJournalMagic, path, true);
+  if (!id) return id.error();
+  JournalHeader header;
+  header.id = *id;
+  header.area_length = d.le<std::uint64_t>();
+  if (header.area_length == 0 || header.area_length % kFrameAlign != 0 ||
+      header.area_length > kJournalMax / 2) {
+    return header_error(ErrorCode::kCorrupt, path,
+                        "area length " + std::to_string(header.area_length));
+  }
+  return header;
+}
+
+std::uint64_t segments_length(std::size_t count) {
+  const std::size_t full = count / kMaxSegmentChanges;
+  const std::size_t rest = count % kMaxSegmentChanges;
+  const bool last = rest != 0 || full == 0;
+  return full * frame_length(kMaxSegmentChanges) + (last ? frame_length(rest) : 0);
+}
+
+std::vector<std::byte> encode_frame(FrameHead& head, std::span<const Change> changes,
+                                    const FrameContext& context) {
+  head.count = static_cast<std::uint32_t>(changes.size());
+  head.length = frame_length(changes.size());
+  std::vector<std::byte> bytes(head.length);
+  std::span<std::byte> out(bytes);
+  Encoder body(out.subspan(kFrameHeadBytes));
+  for (const Change& change : changes) {
+    body.le(change.chunk);
+    body.le(change.data);
+    body.le(change.zero);
+  }
+  head.body_checksum = xxh3_keyed(out.subspan(kFrameHeadBytes), context.secret);
+  Encoder e(out);
+  e.le(kFrameMagic);
+  e.le(static_cast<std::uint16_t>(head.kind));
+  e.le(head.flags);
+  e.le(head.number);
+  e.le(head.through);
+  e.le(head.volume_size);
+  e.le(head.count);
+  e.le(static_cast<std::uint32_t>(head.length));
+  e.le(head.previous);
+  e.le(head.body_checksum);
+  head.checksum = head_checksum(bytes, context);
+  e.le(head.checksum);
+  return bytes;
+}
+
+std::optional<FrameHead> decode_frame_head(std::span<const std::byte> bytes,
+                                           const FrameContext& context) {
+  if (bytes.size() < kFrameHeadBytes) return std::nullopt;
+  Decoder d(bytes);
+  if (d.le<std::uint32_t>() != kFrameMagic) return std::nullopt;
+  FrameHead head;
+  head.kind = static_cast<FrameKind>(d.le<std::uint16_t>());
+  head.flags = d.le<std::uint16_t>();
+  head.number = d.le<std::uint64_t>();
+  head.through = d.le<std::uint64_t>();
+  head.volume_size = d.le<std::uint64_t>();
+  head.count = d.le<std::uint32_t>();
+  head.length = d.le<std::uint32_t>();
+  head.previous = d.le<std::uint64_t>();
+  head.body_checksum = d.le<std::uint64_t>();
+  head.checksum = d.le<std::uint64_t>();
+  if (head.checksum != head_checksum(bytes, context)) return std::nullopt;
+  if (head.length > kMaxFrameBytes || head.length % kFrameAlign != 0) return std::nullopt;
+  if (head.length < frame_length(head.count)) return std::nullopt;
+  return head;
+}
+
+Result<std::optional<std::vector<Change>>> decode_frame_body(const FrameHead& head,
+                                                             std::span<const std::byte> bytes,
+                                                             const FrameContext& context,
+                                                             std::uint64_t volume_size) {
+  std::optional<std::vector<Change>> none;
+  if (bytes.size() != head.length) return none;
+  const std::span<const std::byte> body = bytes.subspan(kFrameHeadBytes);
+  if (xxh3_keyed(body, context.secret) != head.body_checksum) return none;
+  std::vector<Change> changes(head.count);
+  Decoder d(body);
+  std::optional<std::uint32_t> last;
+  for (Change& change : changes) {
+    change.chunk = d.le<std::uint32_t>();
+    change.data = d.le<std::uint16_t>();
+    change.zero = d.le<std::uint16_t>();
+    const BlockMask named = change.data | change.zero;
+    const bool ascends = !last || change.chunk > *last;
+    if (!ascends || named == 0 || (change.data & change.zero) != 0 ||
+        (named & ~blocks_within(change.chunk, volume_size)) != 0) {
+      return Error(ErrorCode::kCorrupt, "frame at " + std::to_string(context.offset) +
+                                            ": the change of chunk " +
+                                            std::to_string(change.chunk) + " makes no sense");
+    }
+    last = change.chunk;
+  }
+  return std::optional(std::move(changes));
+}
+
+std::vector<Change> merge_changes(std::vector<Change> changes) {
+  std::stable_sort(changes.begin(), changes.end(),
+                   [](const Change& a, const Change& b) { return a.chunk < b.chunk; });
+  std::size_t out = 0;
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    const Change change = changes[i];
+    if (out == 0 || changes[out - 1].chunk != change.chunk) {
+      changes[out++] = change;
+      continue;
+    }
+    Change& merged = changes[out - 1];
+    merged.data = static_cast<BlockMask>((merged.data & ~change.zero) | change.data);
+    merged.zero = static_cast<BlockMask>((merged.zero & ~change.data) | change.zero);
+  }
+  changes.resize(out);
+  return changes;
+}
+
+void clip_changes(std::vector<Change>& changes, std::uint64_t volume_size) {
+  std::size_t out = 0;
+  for (Change change : changes) {
+    const BlockMask inside = blocks_within(change.chunk, volume_size);
+    change.data &= inside;
+    change.zero &= inside;
+    if ((change.data | change.zero) != 0) changes[out++] = change;
+  }
+  changes.resize(out);
+}
+
+}  // namespace snap

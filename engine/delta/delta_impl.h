@@ -1,0 +1,157 @@
+// DeltaImpl: the one implementation of Delta. Its members are split over files by idea:
+//
+//   delta.cpp       create, read and write of data
+//   zero.cpp        trim and write_zeroes
+//   flush.cpp       group commit: the flush protocol
+//   checkpoint.cpp  checkpoints, compaction, reserved space, seal, resize, close
+//   recovery.cpp    open
+//
+// Locks, in the order in which they may be taken: busy bits of blocks, commit_lock_,
+// checkpoint_lock_. Nothing that holds one of the locks waits for busy bits.
+// docs/durability.md is what all of this keeps.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "engine/delta/block_map.h"
+#include "engine/delta/delta.h"
+#include "engine/delta/journal.h"
+#include "engine/delta/map_file.h"
+#include "engine/io/sync.h"
+
+namespace snap {
+
+inline constexpr const char* kDataName = "data";
+inline constexpr const char* kMapName = "map";
+inline constexpr const char* kMapNewName = "map.new";  ///< a compaction being written, or its space
+inline constexpr const char* kJournalName = "journal";
+
+class DeltaImpl final : public Delta {
+ public:
+  struct Files {
+    std::unique_ptr<Directory> dir;
+    std::unique_ptr<File> data;
+    std::unique_ptr<BlockMap> blocks;
+    MapFile map;
+    std::unique_ptr<Journal> journal;  ///< none: sealed
+  };
+  explicit DeltaImpl(Files files);
+
+  const Uuid& id() const noexcept override { return id_; }
+  std::uint64_t size() const noexcept override { return size_.load(std::memory_order_acquire); }
+  BlockState lookup(ChunkIndex chunk) const noexcept override;
+  std::optional<ChunkIndex> next_present(ChunkIndex from) const noexcept override;
+  Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override;
+  Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, BlockSource& below,
+                           Durability durability) override;
+  Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,
+                                  bool keep_allocated, Durability durability) override;
+  Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;
+  Task<Result<void>> flush() override;
+  Task<Result<void>> seal() override;
+  Task<Result<void>> resize(std::uint64_t size) override;
+  Task<Result<void>> close() override;
+  Stats stats() const override;
+  std::optional<Error> failure() const override;
+
+  // ---- For open()
+
+  /// Applies what the journal held beyond the map, and makes it durable in the map.
+  Task<Result<void>> recover();
+
+ private:
+  /// The rest of a write of many pieces, shared by those who work on it.
+  struct Pieces;
+  /// Flushes that are answered together.
+  struct Round {
+    bool done = false;
+    Result<void> result;
+  };
+
+  // delta.cpp
+  Result<void> check_change(ByteOffset at, std::uint64_t length) const;
+  Task<Result<void>> write_piece(ByteOffset at, std::span<const std::byte> bytes,
+                                 BlockSource& below);
+  Task<Result<void>> write_pieces(ByteOffset at, std::span<const std::byte> bytes,
+                                  BlockSource& below);
+  Task<void> work_on(Pieces* pieces);
+  /// Writes within one chunk whose blocks are held; completes edges where `before` has no data.
+  Task<Result<void>> write_held(ByteOffset at, std::span<const std::byte> bytes, MapWord before,
+                                BlockSource& below);
+  Task<Result<void>> write_data(ByteOffset at, std::span<const std::byte> bytes);
+  Task<Result<void>> flush_if(Durability durability);
+
+  // zero.cpp
+  Task<Result<void>> zero_blocks(std::uint64_t begin, std::uint64_t end);
+  Task<Result<void>> zero_piece(std::uint64_t begin, std::uint64_t end);
+  Task<Result<void>> hold_for_zero(std::uint64_t begin, std::uint64_t end, bool* any_data);
+  Task<Result<void>> write_zero_bytes(std::uint64_t begin, std::uint64_t end, BlockSource& below);
+  std::uint64_t end_of_blocks(std::uint64_t end) const;
+
+  // flush.cpp
+  void mark(std::atomic<std::uint64_t>& epoch_of_last);
+  Task<Result<void>> commit();
+  Task<Result<void>> record(std::vector<Change> changes, std::uint64_t through);
+  Error fail(const Error& error);
+
+  // checkpoint.cpp
+  Task<Result<void>> checkpoint_all(std::span<const Change> more, bool sealed,
+                                    std::uint64_t volume_size);
+  Task<Result<void>> checkpoint_frozen();
+  Task<void> checkpoint_in_background();
+  void start_background_checkpoint();
+  Task<Result<void>> write_checkpoint(std::vector<Change> changes, MapFile::Point point);
+  Task<Result<bool>> compact(std::span<const Change> changes, MapFile::Point point);
+  Task<Result<std::vector<Change>>> merged_with_map(std::span<const Change> changes,
+                                                    std::uint64_t volume_size);
+  Task<void> drop_reserve_file();
+  /// True if the chunk that is about to hold something for the first time has its space reserved.
+  bool try_claim() { return claimed_.fetch_add(1) + 1 <= reserved_chunks_.load(); }
+  /// After try_claim() was false; gives the claim back if it fails.
+  Task<Result<void>> reserve_more();
+  Task<Result<void>> reserve_for(std::uint64_t chunks);
+  Task<Result<void>> prepare_grow(std::uint64_t from, std::uint64_t to);
+
+  std::unique_ptr<Directory> dir_;
+  std::unique_ptr<File> data_;
+  std::unique_ptr<BlockMap> blocks_;
+  MapFile map_;                       ///< under checkpoint_lock_
+  std::unique_ptr<Journal> journal_;  ///< null: sealed
+  Uuid id_;
+  std::atomic<std::uint64_t> size_;
+
+  // The flush protocol. Epochs: what completes while epoch_ is e is covered by the commit that
+  // raises it to e + 1.
+  std::atomic<std::uint64_t> epoch_{1};
+  std::atomic<std::uint64_t> written_{0};  ///< epoch of the last completed write of data
+  std::atomic<std::uint64_t> zeroed_{0};   ///< epoch of the last zero bits
+  std::atomic<std::uint64_t> synced_{0};   ///< epochs up to this are durable
+  std::uint64_t data_synced_ = 0;          ///< data written up to this is; under commit_lock_
+  AsyncMutex commit_lock_;
+  std::mutex round_lock_;
+  std::shared_ptr<Round> next_round_;  ///< of those who wait for commit_lock_; under round_lock_
+
+  AsyncMutex checkpoint_lock_;
+  WaitGroup background_;
+  std::atomic<std::uint64_t> claimed_{0};          ///< chunks present or about to be
+  std::atomic<std::uint64_t> reserved_chunks_{0};  ///< chunks whose map entries have space
+  std::uint64_t tail_reserved_ = 0;                ///< bytes behind map_'s end; checkpoint_lock_
+  std::uint64_t compact_above_ = 0;  ///< an abandoned compaction is not tried again below this
+
+  mutable std::mutex failure_lock_;
+  std::optional<Error> failure_;
+  std::atomic<bool> failed_{false};
+
+  std::atomic<std::uint64_t> flushes_{0}, syncs_{0}, records_{0}, checkpoints_{0};
+};
+
+/// Bytes of the data file of a delta that addresses `volume_size`: whole blocks.
+constexpr std::uint64_t data_file_size(std::uint64_t volume_size) {
+  return round_up(volume_size, kBlockSize);
+}
+
+}  // namespace snap
