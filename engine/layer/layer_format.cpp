@@ -25,7 +25,7 @@ void encode_preamble(Encoder& out, std::string_view magic, const Features& featu
   out.le<std::uint32_t>(kVersion);
   out.le<std::uint32_t>(0);
   out.le(features.compat);
-  out.le(features.read_only_compat);
+  out.le(features.ro_compat);
   out.le(features.incompat);
   out.text(kReleaseNeeded);
   out.zeros(kReleaseBytes - kReleaseNeeded.size());
@@ -59,7 +59,7 @@ Result<Features> decode_preamble(std::span<const std::byte> page, Decoder& in,
   auto reserved = in.le<std::uint32_t>();
   Features f;
   f.compat = in.le<std::uint64_t>();
-  f.read_only_compat = in.le<std::uint64_t>();
+  f.ro_compat = in.le<std::uint64_t>();
   f.incompat = in.le<std::uint64_t>();
   std::string release = printable_release(in.bytes(kReleaseBytes));
   if (version != kVersion)
@@ -75,7 +75,7 @@ Result<Features> decode_preamble(std::span<const std::byte> page, Decoder& in,
 
 /// Reserved bytes are zero, unless a feature that we may ignore could have put something there.
 bool reserved_ok(std::span<const std::byte> bytes, const Features& f) {
-  return f.compat != 0 || f.read_only_compat != 0 || is_zero(bytes);
+  return f.compat != 0 || f.ro_compat != 0 || is_zero(bytes);
 }
 
 void encode_entry(Encoder& out, const ChunkEntry& e) {

@@ -40,7 +40,7 @@ inline constexpr std::size_t kReleaseBytes = 16;
 /// compatible bits are to a reader what compatible ones are: it goes on without them.
 struct Features {
   std::uint64_t compat = 0;
-  std::uint64_t read_only_compat = 0;
+  std::uint64_t ro_compat = 0;
   std::uint64_t incompat = 0;
 
   friend bool operator==(const Features&, const Features&) = default;
