@@ -126,7 +126,7 @@ Task<Result<void>> ResolvedStack::merge(LeafBuilder& builder, std::vector<SliceR
 
 Task<Result<LeafCache::Leaf>> ResolvedStack::fill(std::size_t index) {
   const ChunkIndex first = leaf_first(index);
-  LeafBuilder builder(first);
+  LeafBuilder builder(first, size_);
   std::vector<SliceRef> refs;
   for (std::size_t layer = layers_.size(); layer-- > 0;) {
     if (limits_[layer] <= offset_of(first).value) break;  // and so is every layer below

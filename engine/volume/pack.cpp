@@ -21,6 +21,8 @@ constexpr std::size_t kBatchChunks = 16;
 constexpr std::size_t kBatchesInFlight = 4;
 /// Chunks whose words are looked at before others get their turn on the loop.
 constexpr std::size_t kChunksBeforeYield = 4096;
+/// Time that was not used under a rate limit and may be made up for.
+constexpr std::chrono::milliseconds kPaceCredit{100};
 
 /// A chunk on its way into the layer.
 struct PackChunk {
@@ -287,11 +289,13 @@ Task<Result<void>> Packer::pace(std::uint64_t bytes) {
   const double seconds =
       static_cast<double>(bytes) / static_cast<double>(options_.bytes_per_second);
   const auto now = EventLoop::current()->now();
-  // No credit for time that was lost elsewhere: a stall must not be followed by a burst.
-  due_ = std::max(due_, now) + std::chrono::duration_cast<EventLoop::Clock::duration>(
-                                   std::chrono::duration<double>(seconds));
-  Sleep pause(due_ - now);
-  co_await pause;
+  // Little credit for time that was lost elsewhere: a stall must not be followed by a burst.
+  due_ = std::max(due_, now - kPaceCredit) + std::chrono::duration_cast<EventLoop::Clock::duration>(
+                                                 std::chrono::duration<double>(seconds));
+  if (due_ > now) {
+    Sleep pause(due_ - now);
+    co_await pause;
+  }
   co_return Result<void>();
 }
 

@@ -165,6 +165,12 @@ void ResolvedLeaf::mark_verified(ChunkIndex chunk, std::size_t part) const noexc
 
 // ---- LeafBuilder
 
+LeafBuilder::LeafBuilder(ChunkIndex first, std::uint64_t size) : first_(first) {
+  // What lies beyond the size is as good as decided.
+  for (std::size_t slot = 0; slot < kLeafChunks; ++slot)
+    decided_[slot] = static_cast<BlockMask>(~blocks_below(first + slot, size));
+}
+
 bool LeafBuilder::open(ChunkIndex from, ChunkIndex to) const noexcept {
   const ChunkIndex begin = std::max(from, first_);
   const ChunkIndex end = std::min(to, first_ + kLeafChunks);

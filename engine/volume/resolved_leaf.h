@@ -160,7 +160,8 @@ class ResolvedLeaf {
 /// Merges the tables of layers, top layer first, into a leaf.
 class LeafBuilder {
  public:
-  explicit LeafBuilder(ChunkIndex first) : first_(first) {}
+  /// For the leaf that begins with `first`, in a stack of `size` bytes.
+  LeafBuilder(ChunkIndex first, std::uint64_t size);
 
   /// True if a layer further down could still matter to chunks in [from, to).
   bool open(ChunkIndex from, ChunkIndex to) const noexcept;
