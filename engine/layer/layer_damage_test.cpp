@@ -59,7 +59,7 @@ Task<Outcome> examine(Bytes* bytes, const std::map<std::uint64_t, Expected>* mod
 TEST_CASE("every flipped byte of a layer is found, and none makes it read as something else") {
   // Three values of each byte. What open() and reads do not look at (header, padding between the
   // chunks) must at least fail verification; no byte of the file is free to change.
-  auto loop = thread_loop();
+  auto loop = quick_loop();
   const auto model = model_of(example_chunks(), kExampleSize, false);
   Bytes bytes = loop->run(layer_bytes(example_options(), example_chunks()));
   Outcome whole = loop->run(examine(&bytes, &model));
@@ -80,7 +80,7 @@ TEST_CASE("every flipped byte of a layer is found, and none makes it read as som
 }
 
 TEST_CASE("a layer that is cut off anywhere is refused at open") {
-  auto loop = thread_loop();
+  auto loop = quick_loop();
   const auto model = model_of(example_chunks(), kExampleSize, false);
   const Bytes whole = loop->run(layer_bytes(example_options(), example_chunks()));
   for (std::size_t length = 0; length < whole.size(); ++length) {
@@ -95,7 +95,7 @@ TEST_CASE("a layer that is cut off anywhere is refused at open") {
 }
 
 TEST_CASE("garbage is refused at open") {
-  auto loop = thread_loop();
+  auto loop = quick_loop();
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     INFO("seed " << seed);
     SeededRandom random(seed);
@@ -145,14 +145,14 @@ Task<void> damage_after_open(Bytes* bytes) {
 }  // namespace
 
 TEST_CASE("a layer with another content digest than the expected one is refused") {
-  auto loop = thread_loop();
+  auto loop = quick_loop();
   Bytes bytes = loop->run(layer_bytes(example_options(), example_chunks()));
   loop->run(open_another(&bytes));
 }
 
 TEST_CASE(
     "damage after open is found at first touch, names the chunk, and is not remembered as good") {
-  auto loop = thread_loop();
+  auto loop = quick_loop();
   Bytes bytes = loop->run(layer_bytes(example_options(), example_chunks()));
   loop->run(damage_after_open(&bytes));
 }

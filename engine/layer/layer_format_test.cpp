@@ -76,7 +76,7 @@ void reseal(std::span<std::byte> page) {
 }
 
 Bytes example_bytes() {
-  return thread_loop()->run(layer_bytes(example_options(), example_chunks()));
+  return quick_loop()->run(layer_bytes(example_options(), example_chunks()));
 }
 
 Result<format::Footer> decode_last_page(const Bytes& bytes) {
@@ -88,7 +88,7 @@ Result<format::Footer> decode_last_page(const Bytes& bytes) {
 TEST_CASE("the example in docs/format.md is a layer with the content that the page says") {
   Bytes bytes = example_of_the_docs();
   REQUIRE(bytes.size() == 0x7000);
-  thread_loop()->run(check_docs_example(&bytes));
+  quick_loop()->run(check_docs_example(&bytes));
 }
 
 TEST_CASE("the writer makes the bytes of the example in docs/format.md, but for the zstd frame") {
@@ -104,7 +104,7 @@ TEST_CASE("the writer makes the bytes of the example in docs/format.md, but for 
 }
 
 TEST_CASE("content digests are those that an independent program computes") {
-  auto loop = thread_loop();
+  auto loop = quick_loop();
   LayerWriter::Options options;
   CHECK(loop->run(content_of(options, {})).hex() ==
         "91a799467768b8028447b341beb66b37ea84a7aebe654bf5923288bac0344c8f");
@@ -169,10 +169,10 @@ TEST_CASE("unknown compatible features are ignored, and what they put in reserve
       bytes[page + 4000] = std::byte{77};
       reseal(std::span(bytes).subspan(page, 4096));
     }
-    thread_loop()->run(open_with_compatible_features(&bytes));
+    quick_loop()->run(open_with_compatible_features(&bytes));
     bytes[mask_at] = std::byte{2};
     reseal(std::span(bytes).first(4096));
-    thread_loop()->run(verify_with_other_header(&bytes));
+    quick_loop()->run(verify_with_other_header(&bytes));
   }
 }
 

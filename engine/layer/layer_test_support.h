@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,6 +27,9 @@ class MemoryFile final : public File {
  public:
   explicit MemoryFile(Bytes& bytes, std::string path = "memory")
       : File(std::move(path)), bytes_(bytes) {}
+  ~MemoryFile() override {
+    if (on_destroy) on_destroy();
+  }
 
   bool start(IoOp& op) override {
     switch (op.opcode) {
@@ -65,6 +69,7 @@ class MemoryFile final : public File {
   Task<Result<void>> drop_cache() override { co_return Result<void>(); }
   void advise_random() override {}
 
+  std::function<void()> on_destroy;
   std::size_t reads = 0;
   std::size_t read_bytes = 0;
   std::size_t largest_write = 0;
@@ -219,6 +224,10 @@ inline std::unique_ptr<EventLoop> thread_loop() {
   LoopOptions options;
   options.kind = LoopOptions::Kind::kThreads;
   return must(make_event_loop(options));
+}
+/// For what is done many thousand times: nothing of it ever waits for another thread.
+inline std::unique_ptr<EventLoop> quick_loop() {
+  return std::make_unique<SimLoop>(1);
 }
 
 }  // namespace snap::layer_test
