@@ -1,7 +1,5 @@
 #include "engine/nbd/connection.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -32,7 +30,7 @@ std::size_t charge_of(const RequestHeader& header, const Verdict& verdict) {
 
 }  // namespace
 
-Connection::Connection(UniqueFd socket, ExportTable& exports, ConnectionLimits limits)
+Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits limits)
     : exports_(exports),
       limits_(limits),
       stream_(std::move(socket)),
@@ -278,11 +276,7 @@ Task<void> Connection::send_replies() {
       release(replies_.drop_all());
       continue;
     }
-    const auto pieces = replies_.gather();
-    msghdr message{};
-    message.msg_iov = pieces.data();
-    message.msg_iovlen = pieces.size();
-    auto sent = co_await stream_.send_some(&message);
+    auto sent = co_await send_some(stream_.socket(), replies_.gather());
     if (sent) {
       release(replies_.advance(*sent));
     } else {

@@ -36,7 +36,7 @@ struct ConnectionLimits {
 
 class Connection {
  public:
-  Connection(UniqueFd socket, ExportTable& exports, ConnectionLimits limits = {});
+  Connection(Socket socket, ExportTable& exports, ConnectionLimits limits = {});
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 

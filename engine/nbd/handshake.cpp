@@ -286,7 +286,7 @@ Task<Result<std::optional<OptionHeader>>> next_option(ByteStream& stream) {
 Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports) {
   Negotiation negotiation(exports);
   const std::vector<std::byte> greeting = Negotiation::greeting();
-  auto greeted = co_await stream.send_all(greeting);
+  auto greeted = co_await send_all(stream.socket(), greeting);
   if (!greeted) co_return greeted.error();
   auto have = co_await stream.fill(kClientFlagsBytes);
   if (!have) co_return have.error();
@@ -311,7 +311,7 @@ Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& 
         negotiation.option(option, stream.buffered().subspan(kOptionHeaderBytes, length), replies);
     if (!next) co_return next.error();
     stream.consume(kOptionHeaderBytes + length);
-    auto sent = co_await stream.send_all(replies);
+    auto sent = co_await send_all(stream.socket(), replies);
     // A client that aborts need not wait for the acknowledgement.
     if (*next == Negotiation::Next::kClose) co_return std::optional<Session>();
     if (!sent) co_return sent.error();

@@ -1,19 +1,14 @@
 #include "engine/nbd/stream.h"
 
-#include <sys/socket.h>
-#include <sys/uio.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cstring>
 #include <utility>
 
-#include "snap/event_loop.h"
-
 namespace snap::nbd {
 
-ByteStream::ByteStream(UniqueFd fd)
-    : fd_(std::move(fd)), buffer_(std::make_unique_for_overwrite<std::byte[]>(kCapacity)) {}
+ByteStream::ByteStream(Socket socket)
+    : socket_(std::move(socket)), buffer_(std::make_unique_for_overwrite<std::byte[]>(kCapacity)) {}
 
 void ByteStream::consume(std::size_t n) noexcept {
   assert(n <= end_ - begin_);
@@ -30,12 +25,8 @@ Task<Result<bool>> ByteStream::fill(std::size_t n) {
   }
   while (end_ - begin_ < n) {
     const std::size_t missing = n - (end_ - begin_);
-    IoOp op;
-    op.opcode = IoOpcode::kRecv;
-    op.fd = fd_.get();
-    op.buffer = buffer_.get() + end_;
-    op.length = std::min(kCapacity - end_, std::max(missing, read_ahead_));
-    auto got = co_await op;
+    const std::size_t most = std::min(kCapacity - end_, std::max(missing, read_ahead_));
+    auto got = co_await recv_some(socket_, std::span(buffer_.get() + end_, most));
     if (!got) co_return got.error();
     if (*got == 0) co_return false;
     end_ += *got;
@@ -51,12 +42,7 @@ Task<Result<bool>> ByteStream::read_into(std::span<std::byte> out) {
   }
   std::size_t done = have;
   while (done < out.size()) {
-    IoOp op;
-    op.opcode = IoOpcode::kRecv;
-    op.fd = fd_.get();
-    op.buffer = out.data() + done;
-    op.length = out.size() - done;
-    auto got = co_await op;
+    auto got = co_await recv_some(socket_, out.subspan(done));
     if (!got) co_return got.error();
     if (*got == 0) co_return false;
     done += *got;
@@ -75,36 +61,6 @@ Task<Result<bool>> ByteStream::skip(std::uint64_t n) {
     n -= step;
   }
   co_return true;
-}
-
-Task<Result<std::size_t>> ByteStream::send_some(msghdr* message) {
-  IoOp op;
-  op.opcode = IoOpcode::kSendMsg;
-  op.fd = fd_.get();
-  op.message = message;
-  co_return co_await op;
-}
-
-Task<Result<void>> ByteStream::send_all(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
-    msghdr message{};
-    message.msg_iov = &piece;
-    message.msg_iovlen = 1;
-    auto sent = co_await send_some(&message);
-    if (!sent) co_return sent.error();
-    bytes = bytes.subspan(*sent);
-  }
-  co_return Result<void>();
-}
-
-void ByteStream::stop_reading() noexcept {
-  // Fails only if the peer has gone, and then there is nothing left to stop.
-  ::shutdown(fd_.get(), SHUT_RD);
-}
-
-void ByteStream::hang_up() noexcept {
-  ::shutdown(fd_.get(), SHUT_RDWR);
 }
 
 }  // namespace snap::nbd

@@ -1,7 +1,6 @@
 // ByteStream: a connected socket with a receive buffer, for the handshake and for requests.
 //
-// One task reads and one task sends at a time, on the loop where the stream lives. The socket is in
-// blocking mode: io_uring would report EAGAIN instead of waiting on a non-blocking one.
+// One task reads and one task sends at a time, on the loop where the stream lives.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +8,9 @@
 #include <memory>
 #include <span>
 
-#include "engine/io/unique_fd.h"
+#include "engine/io/socket.h"
 #include "snap/result.h"
 #include "snap/task.h"
-
-struct msghdr;
 
 namespace snap::nbd {
 
@@ -22,7 +19,7 @@ class ByteStream {
   /// Holds a batch of small WRITE requests with their payloads, and any option with its data.
   static constexpr std::size_t kCapacity = 256u << 10;
 
-  explicit ByteStream(UniqueFd fd);
+  explicit ByteStream(Socket socket);
 
   /// What has been received and not consumed. Valid until the next receive.
   std::span<const std::byte> buffered() const noexcept {
@@ -41,18 +38,16 @@ class ByteStream {
   /// that these are received in place and not copied out of the buffer.
   void set_read_ahead(std::size_t bytes) noexcept { read_ahead_ = bytes; }
 
-  /// Sends all of `bytes`.
-  Task<Result<void>> send_all(std::span<const std::byte> bytes);
-  /// One sendmsg: bytes sent, perhaps in part.
-  Task<Result<std::size_t>> send_some(msghdr* message);
+  /// To send on.
+  const Socket& socket() const noexcept { return socket_; }
 
   /// No more is received than what has arrived; a pending receive ends.
-  void stop_reading() noexcept;
+  void stop_reading() noexcept { socket_.shutdown(SHUT_RD); }
   /// Ends both directions: pending and later sends fail, receives see the end.
-  void hang_up() noexcept;
+  void hang_up() noexcept { socket_.shutdown(SHUT_RDWR); }
 
  private:
-  UniqueFd fd_;
+  Socket socket_;
   std::unique_ptr<std::byte[]> buffer_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;

@@ -44,7 +44,7 @@ Task<void> Server::accept_from(int fd) {
   while (!waits_.stopped()) {
     auto accepted = co_await waits_.accept(fd);
     if (accepted) {
-      workers_->give(UniqueFd(static_cast<int>(*accepted)));
+      workers_->give(Socket(UniqueFd(static_cast<int>(*accepted)), "NBD client"));
       continue;
     }
     if (waits_.stopped() || EventLoop::current()->stopping()) break;

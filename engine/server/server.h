@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
+#include "engine/io/socket.h"
 #include "engine/io/sync.h"
 #include "engine/nbd/export.h"
-#include "engine/server/listener.h"
 #include "engine/server/pending_ops.h"
 #include "engine/server/worker.h"
 #include "snap/limits.h"

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/nbd/memory_export.h"
+#include "engine/server/endpoint.h"
 #include "engine/server/server.h"
 #include "engine/server/signals.h"
 #include "snap/file.h"
@@ -113,11 +114,11 @@ Task<Result<void>> serve(std::string socket, std::size_t threads, std::vector<st
   }
   auto signals = StopSignals::open();
   if (!signals) co_return signals.error();
-  auto inherited = Listener::inherited();
+  auto inherited = inherited_listeners();
   if (!inherited) co_return inherited.error();
   std::vector<Listener> listeners = std::move(*inherited);
   if (!socket.empty()) {
-    auto listener = Listener::on_unix({.path = socket});
+    auto listener = co_await listen_on(UnixEndpoint{.path = socket});
     if (!listener) co_return listener.error();
     listeners.push_back(std::move(*listener));
   }
@@ -126,7 +127,7 @@ Task<Result<void>> serve(std::string socket, std::size_t threads, std::vector<st
   auto server = Server::start(exports, std::move(listeners), options);
   if (!server) co_return server.error();
   for (const auto& e : exports.list())
-    std::puts((*server)->listeners().front().uri(e->name()).c_str());
+    std::puts(nbd_uri((*server)->listeners().front(), e->name()).c_str());
   std::fflush(stdout);
   PendingOps waits;
   EventLoop::current()->spawn(stop_on_signal(&*signals, &waits, server->get()));

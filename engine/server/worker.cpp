@@ -52,7 +52,7 @@ Worker::~Worker() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Worker::give(UniqueFd socket) {
+void Worker::give(Socket socket) {
   {
     std::lock_guard guard(lock_);
     arrived_.push_back(std::move(socket));
@@ -73,7 +73,7 @@ Task<void> Worker::serve() {
   while (seen == Phase::kServing || !connections_.empty()) {
     co_await inbox_.wait();
     inbox_.reset();  // before the inbox is looked at: what comes later sets it again
-    std::vector<UniqueFd> arrived;
+    std::vector<Socket> arrived;
     Phase phase;
     {
       std::lock_guard guard(lock_);
@@ -81,7 +81,7 @@ Task<void> Worker::serve() {
       phase = phase_;
     }
     if (phase == Phase::kServing) {
-      for (UniqueFd& socket : arrived)
+      for (Socket& socket : arrived)
         EventLoop::current()->spawn(serve_connection(std::move(socket)));
       // They register themselves before this task runs again.
       co_await yield_now();
@@ -95,8 +95,8 @@ Task<void> Worker::serve() {
   }
 }
 
-Task<void> Worker::serve_connection(UniqueFd socket) {
-  set_no_delay(socket.get());
+Task<void> Worker::serve_connection(Socket socket) {
+  set_no_delay(socket.fd());
   {
     nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits);
     connections_.insert(&connection);
@@ -134,7 +134,7 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
   return pool;
 }
 
-void WorkerPool::give(UniqueFd socket) {
+void WorkerPool::give(Socket socket) {
   if (shared_.connections >= max_connections_) {
     complain(shared_, "a client was turned away: " + std::to_string(max_connections_) +
                           " connections are open, which is the limit");

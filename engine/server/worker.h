@@ -11,8 +11,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "engine/io/socket.h"
 #include "engine/io/sync.h"
-#include "engine/io/unique_fd.h"
 #include "engine/nbd/connection.h"
 #include "engine/nbd/export.h"
 #include "engine/server/log.h"
@@ -43,7 +43,7 @@ class Worker {
   // From any thread
 
   /// Serves a connected socket, which it owns from now on and which counts already.
-  void give(UniqueFd socket);
+  void give(Socket socket);
   /// Takes no more; ends when its connections have finished what is in flight.
   void drain() { set_phase(Phase::kDraining); }
   /// Ends without waiting for clients.
@@ -56,14 +56,14 @@ class Worker {
       : shared_(shared), loop_(std::move(loop)) {}
   void set_phase(Phase phase);
   Task<void> serve();
-  Task<void> serve_connection(UniqueFd socket);
+  Task<void> serve_connection(Socket socket);
 
   WorkerShared& shared_;
   std::unique_ptr<EventLoop> loop_;
   std::unordered_set<nbd::Connection*> connections_;  ///< used on the worker's thread only
 
   std::mutex lock_;  // guards the inbox: the next two
-  std::vector<UniqueFd> arrived_;
+  std::vector<Socket> arrived_;
   Phase phase_ = Phase::kServing;
   AsyncEvent inbox_;  ///< something has changed: the inbox, or a connection has ended
 
@@ -85,7 +85,7 @@ class WorkerPool {
 
   /// Hands a connected socket to the next worker. Closes it instead (and says so in the log) when
   /// there are too many.
-  void give(UniqueFd socket);
+  void give(Socket socket);
   std::size_t connections() const noexcept { return shared_.connections; }
 
   /// Ends all workers: what is in flight finishes, within `limit` whatever clients do. On the loop

@@ -1,0 +1,376 @@
+// Requests and replies over a socketpair: what honest clients ask, and what others send.
+#include <catch2/catch.hpp>
+#include <numeric>
+#include <set>
+
+#include "engine/nbd/memory_export.h"
+#include "engine/nbd/test_client.h"
+
+namespace snap::nbd {
+namespace {
+
+constexpr std::uint32_t kSize = 1u << 20;
+
+struct Fixture {
+  FixedExports exports;
+  std::shared_ptr<MemoryExport> disk = std::make_shared<MemoryExport>("disk", kSize);
+  Fixture() {
+    exports.add(disk);
+    exports.add(std::make_shared<MemoryExport>("image", kSize, true));
+  }
+};
+
+Bytes pattern(std::size_t n, unsigned seed) {
+  Bytes out(n);
+  for (std::size_t i = 0; i < n; ++i)
+    out[i] = static_cast<std::byte>((i * 7 + seed) % 251 + 1);  // never zero
+  return out;
+}
+
+/// A structured READ.
+ReadAssembly read_all(Wire& wire, std::uint64_t offset, std::uint32_t length,
+                      std::uint16_t flags = 0) {
+  wire.request(Command::kRead, 4242, offset, length, flags);
+  ReadAssembly assembly(offset, length);
+  for (;;) {
+    const auto chunk = wire.chunk();
+    if (chunk.cookie != 4242 || chunk.error != WireError::kNone)
+      throw std::runtime_error("READ failed");
+    assembly.add(chunk);
+    if (chunk.done) return assembly;
+  }
+}
+
+TEST_CASE_METHOD(Fixture, "what is written is read back, with simple and with structured replies") {
+  const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
+  const bool structured = GENERATE(false, true);
+  ServedClient served(exports, {}, kind);
+  Wire wire(served.client.get());
+  wire.enter("disk", structured);
+  // Sizes around block, receive-in-place and buffer limits, at odd offsets.
+  for (const std::uint32_t size : {1u, 511u, 4096u, 32767u, 32768u, 262144u, 300000u, 700000u}) {
+    const Bytes data = pattern(size, size);
+    wire.request(Command::kWrite, size, 13, size, 0, data);
+    const auto written = wire.chunk();
+    CHECK(written.cookie == size);
+    CHECK(written.error == WireError::kNone);
+    if (structured) {
+      CHECK(read_all(wire, 13, size).data() == data);
+    } else {
+      wire.request(Command::kRead, 1, 13, size);
+      CHECK(wire.chunk().error == WireError::kNone);
+      CHECK(wire.receive(size) == data);
+    }
+  }
+}
+
+TEST_CASE_METHOD(Fixture, "holes are told as holes, and DF brings one chunk") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  const Bytes data = pattern(65536, 1);
+  wire.request(Command::kWrite, 1, 131072, 65536, 0, data);
+  wire.chunk();
+  const ReadAssembly some = read_all(wire, 100, 500000);
+  CHECK(some.chunks() == 3);
+  CHECK(some.hole_bytes() == 500000 - 65536);
+  const ReadAssembly whole = read_all(wire, 100, 500000, kCmdDf);
+  CHECK(whole.chunks() == 1);
+  CHECK(whole.hole_bytes() == 0);
+  CHECK(some.data() == whole.data());
+  CHECK(Bytes(whole.data().begin() + 131072 - 100, whole.data().begin() + 131072 - 100 + 65536) ==
+        data);
+  CHECK(read_all(wire, 300000, 4096).hole_bytes() == 4096);
+}
+
+TEST_CASE_METHOD(Fixture, "requests of no bytes succeed") {
+  for (const bool structured : {false, true}) {
+    ServedClient served(exports);
+    Wire wire(served.client.get());
+    wire.enter("disk", structured);
+    for (const Command c : {Command::kRead, Command::kWrite, Command::kTrim, Command::kWriteZeroes,
+                            Command::kCache}) {
+      wire.request(c, 8, kSize, 0);
+      const auto chunk = wire.chunk();
+      CHECK(chunk.cookie == 8);
+      CHECK(chunk.error == WireError::kNone);
+      CHECK(chunk.done);
+      CHECK(chunk.structured == (structured && c == Command::kRead));
+    }
+  }
+}
+
+TEST_CASE_METHOD(Fixture, "refused requests get their error, and the connection lives on") {
+  const bool structured = GENERATE(false, true);
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk", structured);
+  std::uint64_t cookie = 100;
+  const auto expect = [&](WireError error) {
+    const auto chunk = wire.chunk();
+    CHECK(chunk.cookie == cookie++);
+    CHECK(chunk.error == error);
+    CHECK(chunk.structured == structured);
+    if (!chunk.structured) return;
+    CHECK(chunk.done);
+    // errno, length of the words, words
+    CHECK(load_be<std::uint16_t>(chunk.body.data() + 4) + 6u == chunk.body.size());
+  };
+  wire.send(Wire::request_bytes(99, 0, cookie, 0, 4096));  // unknown command
+  expect(WireError::kInval);
+  wire.send(Wire::request_bytes(0, 0x8000, cookie, 0, 4096));  // unknown flag
+  expect(WireError::kInval);
+  wire.request(Command::kRead, cookie, kSize - 1, 2);
+  expect(WireError::kInval);
+  wire.request(Command::kRead, cookie, ~std::uint64_t{0} - 100, 200);
+  expect(WireError::kInval);
+  wire.request(Command::kWrite, cookie, kSize - 1, 2, 0, Bytes(2));
+  expect(WireError::kNoSpace);
+  wire.request(Command::kWrite, cookie, ~std::uint64_t{0}, 300000, 0, pattern(300000, 3));
+  expect(WireError::kNoSpace);
+  wire.request(Command::kWriteZeroes, cookie, 0, 0xffffffff);
+  expect(WireError::kNoSpace);
+  wire.request(Command::kBlockStatus, cookie, 0, 0xffffffff);
+  expect(WireError::kInval);
+  wire.request(Command::kBlockStatus, cookie, 0, 0);
+  expect(WireError::kInval);
+  wire.request(Command::kFlush, cookie, 1, 0);
+  expect(WireError::kInval);
+  wire.request(Command::kFlush, 7, 0, 0);
+  CHECK(wire.chunk().cookie == 7);
+}
+
+TEST_CASE_METHOD(Fixture, "a read-only export takes no change, and its payloads are consumed") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("image");
+  wire.request(Command::kWrite, 1, 0, 300000, 0, pattern(300000, 1));
+  CHECK(wire.chunk().error == WireError::kPerm);
+  wire.request(Command::kTrim, 2, 0, 4096);
+  CHECK(wire.chunk().error == WireError::kPerm);
+  wire.request(Command::kWriteZeroes, 3, 0, 4096);
+  CHECK(wire.chunk().error == WireError::kPerm);
+  wire.request(Command::kFlush, 4, 0, 0);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(read_all(wire, 0, 4096).data() == Bytes(4096));
+}
+
+TEST_CASE_METHOD(Fixture, "what breaks the stream ends the connection, with a reason") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  SECTION("a bad magic") {
+    wire.send(Wire::request_bytes(0, 0, 1, 0, 512, 0x25609514));
+  }
+  SECTION("a reply's magic") {
+    wire.send(Wire::request_bytes(0, 0, 1, 0, 512, 0x67446698));
+  }
+  SECTION("a payload beyond 32 MiB") {
+    wire.send(Wire::request_bytes(1, 0, 1, 0, (32u << 20) + 1));
+  }
+  SECTION("a payload of 4 GiB") {
+    wire.send(Wire::request_bytes(1, 0, 1, 0, 0xffffffff));
+  }
+  CHECK(wire.closed());
+  auto outcome = served.outcome();
+  REQUIRE_FALSE(outcome);
+  CHECK(outcome.error().code() == ErrorCode::kProtocol);
+}
+
+TEST_CASE_METHOD(Fixture, "a client that hangs up inside a request is reported, between them not") {
+  const Bytes write = [] {
+    Bytes out = Wire::request_bytes(1, 0, 1, 0, 100);
+    out.resize(out.size() + 100);
+    return out;
+  }();
+  for (std::size_t cut = 0; cut <= write.size(); ++cut) {
+    ServedClient served(exports, {}, LoopOptions::Kind::kThreads);
+    Wire wire(served.client.get());
+    wire.enter("disk");
+    wire.send(std::span(write).first(cut));
+    ::shutdown(served.client.get(), SHUT_WR);
+    INFO("cut at byte " << cut);
+    CHECK(served.outcome().has_value() == (cut == 0 || cut == write.size()));
+  }
+}
+
+TEST_CASE_METHOD(Fixture,
+                 "replies to what was in flight come before the end: DISC and half-close") {
+  const bool disc = GENERATE(true, false);
+  disk->set_slow(true);
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk", false);
+  for (std::uint64_t i = 0; i < 50; ++i)
+    wire.request(Command::kTrim, i, 0, 4096);
+  if (disc) {
+    wire.request(Command::kDisconnect, 0, 0, 0);
+  } else {
+    ::shutdown(served.client.get(), SHUT_WR);
+  }
+  std::set<std::uint64_t> cookies;
+  for (int i = 0; i < 50; ++i)
+    cookies.insert(wire.chunk().cookie);
+  CHECK(cookies.size() == 50);
+  CHECK(wire.closed());
+  CHECK(served.outcome());
+}
+
+TEST_CASE_METHOD(Fixture, "FUA and FLUSH reach the export, and flags of WRITE_ZEROES hold") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  wire.request(Command::kWrite, 1, 0, 4096, kCmdFua, pattern(4096, 1));
+  CHECK(wire.chunk().error == WireError::kNone);
+  wire.request(Command::kTrim, 1, 8192, 4096, kCmdFua);
+  CHECK(wire.chunk().error == WireError::kNone);
+  wire.request(Command::kWriteZeroes, 1, 8192, 4096, kCmdFua | kCmdNoHole);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(disk->fua_writes() == 3);
+  wire.request(Command::kFlush, 1, 0, 0);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(disk->flushes() == 1);
+  wire.request(Command::kWriteZeroes, 1, 100, 100, kCmdFastZero);
+  CHECK(wire.chunk().error == WireError::kNotSup);
+  CHECK(read_all(wire, 0, 4096).data() == pattern(4096, 1));  // unchanged
+  wire.request(Command::kWriteZeroes, 1, 0, 4096, kCmdFastZero);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(read_all(wire, 0, 4096).data() == Bytes(4096));
+}
+
+TEST_CASE_METHOD(Fixture, "errors of the export become errors of the protocol") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  disk->set_fault(Error(ErrorCode::kNoSpace, "the disk is full"));
+  wire.request(Command::kWrite, 1, 0, 512, 0, Bytes(512));
+  const auto chunk = wire.chunk();
+  CHECK(chunk.error == WireError::kNoSpace);
+  CHECK(Bytes(chunk.body.begin() + 6, chunk.body.end()) == text_bytes("the disk is full"));
+  disk->set_fault(Error(ErrorCode::kCorrupt, "damaged"));
+  for (const Command c : {Command::kRead, Command::kFlush, Command::kTrim, Command::kWriteZeroes,
+                          Command::kCache, Command::kBlockStatus}) {
+    wire.request(c, 2, 0, c == Command::kFlush ? 0 : 512);
+    CHECK(wire.chunk().error == WireError::kIo);
+  }
+  disk->set_fault({});
+  CHECK(read_all(wire, 0, 512).data() == Bytes(512));
+}
+
+struct Status {
+  std::uint32_t length;
+  std::uint32_t flags;
+  bool operator==(const Status&) const = default;
+};
+std::vector<Status> block_status(Wire& wire, std::uint64_t offset, std::uint32_t length,
+                                 std::uint16_t flags = 0) {
+  wire.request(Command::kBlockStatus, 3, offset, length, flags);
+  const auto chunk = wire.chunk();
+  if (chunk.type != ChunkType::kBlockStatus || !chunk.done) throw std::runtime_error("status");
+  Decoder in(chunk.body);
+  CHECK(in.be<std::uint32_t>() == kBaseAllocationId);
+  std::vector<Status> out;
+  while (in.remaining() != 0) {
+    const auto extent = in.be<std::uint32_t>();
+    out.push_back({extent, in.be<std::uint32_t>()});
+  }
+  return out;
+}
+
+TEST_CASE_METHOD(Fixture, "BLOCK_STATUS tells data and holes, and one extent if asked for one") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  wire.request(Command::kWrite, 1, 8192, 8192, 0, pattern(8192, 1));
+  wire.chunk();
+  const std::uint32_t hole = kStateHole | kStateZero;
+  using All = std::vector<Status>;
+  CHECK(block_status(wire, 0, kSize) == All{{8192, hole}, {8192, 0}, {kSize - 16384, hole}});
+  CHECK(block_status(wire, 0, kSize, kCmdReqOne) == All{{8192, hole}});
+  CHECK(block_status(wire, 9000, 100) == All{{100, 0}});
+  CHECK(block_status(wire, kSize - 1, 1) == All{{1, hole}});
+}
+
+TEST_CASE_METHOD(Fixture, "a client that does not read stops only itself, in bounded memory") {
+  // With room for 8 requests, 1,000 are sent and nothing is read; others are served meanwhile.
+  ConnectionLimits limits;
+  limits.requests = 8;
+  limits.bytes = 1u << 20;
+  ServedClient stuck(exports, limits);
+  Wire stuck_wire(stuck.client.get());
+  stuck_wire.enter("disk", false);
+  const Bytes read = Wire::request_bytes(0, 0, 1, 0, 262144);
+  for (int i = 0; i < 1000; ++i)
+    ::send(stuck.client.get(), read.data(), read.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  ServedClient other(exports);
+  Wire wire(other.client.get());
+  wire.enter("disk");
+  for (int i = 0; i < 100; ++i)
+    CHECK(read_all(wire, 0, 4096).data() == Bytes(4096));
+  // It hangs up with everything queued: its requests end, and so does its connection.
+  stuck.client.reset();
+  (void)stuck.outcome();
+}
+
+TEST_CASE_METHOD(Fixture, "many requests in one send are all answered, in flight up to the limit") {
+  const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
+  ConnectionLimits limits;
+  limits.requests = 16;
+  limits.bytes = 64u << 10;
+  disk->set_slow(true);
+  ServedClient served(exports, limits, kind);
+  Wire wire(served.client.get());
+  wire.enter("disk", false);
+  Bytes batch;
+  for (std::uint64_t i = 0; i < 1000; ++i) {
+    const Bytes one = Wire::request_bytes(5, 0, i, 0, 4096);
+    batch.insert(batch.end(), one.begin(), one.end());
+  }
+  wire.send(batch);
+  std::set<std::uint64_t> cookies;
+  for (int i = 0; i < 1000; ++i)
+    cookies.insert(wire.chunk().cookie);
+  CHECK(cookies.size() == 1000);
+  // One request larger than the whole limit still goes through, alone.
+  wire.request(Command::kRead, 1, 0, 300000);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(wire.receive(300000) == Bytes(300000));
+}
+
+TEST_CASE_METHOD(Fixture, "a drain answers what has arrived with ESHUTDOWN, then closes") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  wire.request(Command::kFlush, 1, 0, 0);
+  CHECK(wire.chunk().error == WireError::kNone);
+  // Sent while the server is about to drain: each is either done or refused, none is forgotten.
+  for (std::uint64_t i = 0; i < 20; ++i)
+    wire.request(Command::kFlush, i, 0, 0);
+  served.drain();
+  std::size_t answers = 0;
+  try {
+    for (;; ++answers) {
+      const WireError error = wire.chunk().error;
+      CHECK((error == WireError::kNone || error == WireError::kShutdown));
+    }
+  } catch (const std::runtime_error&) {
+  }
+  CHECK(answers == 20);
+  CHECK(served.outcome());
+}
+
+TEST_CASE_METHOD(Fixture, "an idle client is let go by a drain") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  SECTION("in the handshake") {
+    wire.greet();
+  }
+  SECTION("in transmission") {
+    wire.enter("disk");
+  }
+  served.drain();
+  CHECK(wire.closed());
+}
+
+}  // namespace
+}  // namespace snap::nbd

@@ -1,0 +1,38 @@
+// ControlClient: sends commands to the process that serves a volume.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "engine/io/socket.h"
+#include "engine/server/control_protocol.h"
+#include "snap/result.h"
+#include "snap/store.h"
+#include "snap/task.h"
+
+namespace snap::server {
+
+/// Used by one task at a time.
+class ControlClient {
+ public:
+  /// Connects and checks that both sides speak the same protocol: Unsupported names the versions
+  /// otherwise.
+  static Task<Result<std::unique_ptr<ControlClient>>> connect(std::string path);
+
+  const ControlHello& server() const noexcept { return hello_; }
+
+  /// Sends a command with `args`, a JSON object, and waits for its result, which is JSON. Reports
+  /// go to `progress`; when it is cancelled the connection ends, and with it the command:
+  /// Cancelled.
+  Task<Result<std::string>> call(std::string op, std::string args, Progress progress);
+
+ private:
+  explicit ControlClient(Socket socket) : socket_(std::move(socket)), lines_(socket_) {}
+
+  Socket socket_;
+  LineReader lines_;
+  ControlHello hello_;
+};
+
+}  // namespace snap::server
