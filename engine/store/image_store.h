@@ -25,6 +25,9 @@
 
 namespace snap {
 
+/// The lock file of index.json.
+inline constexpr const char* kIndexLockName = "index.lock";
+
 class ImageStore {
  public:
   ImageStore(Directory& root, BlobStore& blobs) : root_(&root), blobs_(&blobs) {}
@@ -39,7 +42,10 @@ class ImageStore {
   /// By reference, or by a unique prefix of the ID ("sha256:" may lead). NotFound suggests the
   /// nearest name; an ambiguous prefix is InvalidArgument.
   Task<Result<Image>> find(std::string name_or_id);
+  /// Without its tags. NotFound if the manifest is not in the store.
   Task<Result<Image>> of_manifest(BlobDigest manifest);
+  /// The image with `tags` as they are now.
+  Task<Result<Image>> with_tags(Image image);
 
   /// Points `target` at the image of `manifest`, which is in the index or is used by a volume. The
   /// caller holds the store lock.
@@ -53,6 +59,9 @@ class ImageStore {
   /// Takes away every entry of an image.
   Task<Result<Untagged>> drop(BlobDigest manifest);
 
+  /// From now on each change fails with `why`: the store may only be read.
+  void deny(Error why) { denied_ = std::move(why); }
+
   /// index.json as it is now.
   Task<Result<std::vector<IndexEntry>>> read_index();
 
@@ -64,6 +73,7 @@ class ImageStore {
   Directory* root_;
   BlobStore* blobs_;
   std::map<BlobDigest, std::shared_ptr<const Image>> cache_;  ///< by manifest; they never change
+  std::optional<Error> denied_;
 };
 
 /// Points `reference` at `manifest` in `entries`; true if that changed anything.

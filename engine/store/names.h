@@ -16,7 +16,7 @@ std::optional<std::string> nearest_name(std::string_view name,
 std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates);
 
 /// `text` for a message: quoted, control characters as \xNN, at most 80 characters.
-std::string quoted(std::string_view text);
+std::string shown(std::string_view text);
 
 /// The time now, RFC 3339 in UTC, to the second: "2024-05-01T12:00:00Z".
 std::string now_rfc3339();

@@ -13,6 +13,7 @@
 #include "engine/io/sync.h"
 #include "engine/store/blob_store.h"
 #include "engine/store/chain.h"
+#include "engine/store/format_file.h"
 #include "engine/store/image_store.h"
 #include "engine/store/scratch.h"
 #include "engine/store/store_lock.h"
@@ -21,12 +22,6 @@
 #include "snap/store.h"
 
 namespace snap {
-
-/// What the store's file system can do (found by trying, once at open).
-struct Probe {
-  std::string file_system;
-  bool direct_io = false, punch_hole = false, locks = false, rename_noreplace = false;
-};
 
 class Store::Impl {
  public:
@@ -45,11 +40,21 @@ class Store::Impl {
   VolumeStore volumes;
   ChainCache chains;
 
+  /// Why the store may only be read, if so (a feature of a later release).
+  std::optional<Error> denied;
+  void deny_changes(Error why);
+  /// The store lock, shared, for one who reads what a sweep may remove; none where there are no
+  /// sweeps because the store may only be read.
+  Task<Result<FileLock>> reading(std::string purpose);
+
   /// A folder of our own under tmp/; remove() it when done.
   Task<Result<Scratch>> scratch() { return Scratch::make(*tmp, random); }
 
   /// The layers under a chain (none: reads zero).
   Task<Result<std::shared_ptr<LayerStack>>> stack_of(std::optional<BlobDigest> manifest);
+  /// The same for what relies on the image: one that is missing is Corrupt, naming `user`.
+  Task<Result<std::shared_ptr<LayerStack>>> stack_behind(std::optional<BlobDigest> manifest,
+                                                         std::string user);
   /// The whole chain of `record`, with its delta open for writing.
   Task<Result<Volume::Parts>> open_chain(VolumeRecord record);
   /// A read-only chain.

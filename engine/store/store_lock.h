@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "snap/file.h"
@@ -33,6 +34,7 @@ class [[nodiscard]] FileLock {
 };
 
 inline constexpr std::chrono::seconds kLockPatience{30};
+inline constexpr const char* kStoreLockName = "lock";
 
 /// Takes the flock of `name` in `dir` (made if missing), polling until `patience` has passed: then
 /// Busy, naming the lock file and `purpose`.
@@ -48,9 +50,12 @@ class StoreLock {
   Task<Result<FileLock>> shared(std::string purpose);
   /// For sweeps.
   Task<Result<FileLock>> exclusive(std::string purpose);
+  /// From now on each attempt fails with `why`: the store may only be read.
+  void deny(Error why) { denied_ = std::move(why); }
 
  private:
   Directory* root_;
+  std::optional<Error> denied_;
 };
 
 }  // namespace snap

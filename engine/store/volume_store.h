@@ -77,8 +77,13 @@ class VolumeStore {
   /// Publishes the end of a volume: volume.json goes, durably, then the folder. Its deltas are left
   /// to the caller.
   Task<Result<void>> erase(VolumeLock lock, std::string name);
+  /// Gives the volume another name, durably. Exists if it is taken.
+  Task<Result<void>> rename(VolumeLock& lock, std::string name, std::string new_name);
   /// Gives back a name that lock_new() took.
   Task<void> discard(VolumeLock lock, std::string name);
+
+  /// From now on each lock fails with `why`: the store may only be read.
+  void deny(Error why) { denied_ = std::move(why); }
 
   // ---- Deltas
 
@@ -104,6 +109,7 @@ class VolumeStore {
   std::unique_ptr<Directory> volumes_;
   std::unique_ptr<Directory> deltas_;
   Random* random_;
+  std::optional<Error> denied_;
 };
 
 /// Every delta that `record` names: the writable one, its sealed ones, those of its snapshots.

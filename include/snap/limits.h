@@ -19,6 +19,8 @@ inline constexpr std::size_t kMaxLabelBytes = 4096;
 
 // Metadata files (config, manifest, index.json, volume.json)
 inline constexpr std::size_t kMaxJsonBytes = 16u << 20;
+inline constexpr std::size_t kMaxIndexEntries = 50000;  ///< tags and untagged images of a store
+inline constexpr std::size_t kMaxSnapshots = 4096;      ///< of a volume
 
 // Layer files
 inline constexpr std::size_t kSliceEntries = 64;       ///< chunk table entries in a 4 KiB slice

@@ -1,0 +1,208 @@
+#include "engine/store/sweep.h"
+
+#include <algorithm>
+
+#include "engine/store/names.h"
+#include "snap/limits.h"
+
+namespace snap {
+
+namespace {
+
+constexpr int kMaxIndexDepth = 4;  // an image index that names an image index that ...
+
+bool is_manifest_type(const std::string& media_type) {
+  return media_type == kManifestMediaType ||
+         media_type == "application/vnd.docker.distribution.manifest.v2+json";
+}
+bool is_index_type(const std::string& media_type) {
+  return media_type == kIndexMediaType ||
+         media_type == "application/vnd.docker.distribution.manifest.list.v2+json";
+}
+
+Error unreadable(const Error& error, const std::string& user) {
+  return error.with_context(user + " cannot be read, so nothing can be reclaimed")
+      .with_code(ErrorCode::kCorrupt);
+}
+
+Task<Result<void>> mark_manifest(BlobStore* blobs, BlobDigest manifest, std::string user,
+                                 Marks* marks) {
+  if (!marks->blobs.insert(manifest).second) co_return Result<void>();
+  auto text = co_await blobs->read_json(manifest);
+  if (!text) co_return unreadable(text.error(), user);
+  auto parts = decode_manifest(*text);
+  if (!parts) co_return unreadable(parts.error(), user);
+  marks->blobs.insert(parts->config.digest);
+  for (const ManifestParts::Blob& layer : parts->layers) {
+    marks->blobs.insert(layer.digest);
+    if (layer.media_type == kLayerMediaType) marks->layers.insert(layer.digest);
+  }
+  co_return Result<void>();
+}
+
+/// `depth` 0 is index.json itself: there everything that is named must be there. Deeper, images
+/// for other platforms may be missing.
+Task<Result<void>> mark_entry(BlobStore* blobs, IndexEntry entry, int depth, Marks* marks) {
+  const std::string user = "index entry " + shown(entry.ref_name.value_or(entry.manifest.str()));
+  if (depth > 0) {
+    auto there = co_await blobs->exists(entry.manifest);
+    if (!there) co_return there.error();
+    if (!*there) co_return Result<void>();
+  }
+  if (is_manifest_type(entry.media_type)) {
+    auto marked = co_await mark_manifest(blobs, entry.manifest, user, marks);
+    co_return marked;
+  }
+  if (!is_index_type(entry.media_type) || depth == kMaxIndexDepth) {
+    co_return Error(ErrorCode::kUnsupported,
+                    user + " is of a kind that this release does not know (" +
+                        shown(entry.media_type) + "), so nothing can be reclaimed; remove it");
+  }
+  if (!marks->blobs.insert(entry.manifest).second) co_return Result<void>();
+  auto text = co_await blobs->read_json(entry.manifest);
+  if (!text) co_return unreadable(text.error(), user);
+  auto nested = decode_nested_index(*text);
+  if (!nested) co_return unreadable(nested.error(), user);
+  for (const IndexEntry& one : *nested) {
+    auto marked = co_await mark_entry(blobs, one, depth + 1, marks);
+    if (!marked) co_return marked;
+  }
+  co_return Result<void>();
+}
+
+void mark_deltas(const VolumeRecord& record, Marks& marks) {
+  for (std::string& delta : deltas_of(record))
+    marks.deltas.insert(std::move(delta));
+}
+
+Result<void> missing_is_fine(Result<void> result) {
+  if (!result && result.error().code() == ErrorCode::kNotFound) return {};
+  return result;
+}
+
+/// Moves all of it into `scratch`. Each move by itself leaves a consistent store, so none is
+/// synced: what a crash brings back is found by the next sweep.
+Task<Result<void>> move_out(Store::Impl* store, const Garbage* garbage, Directory* scratch) {
+  for (const BlobStore::Entry& blob : garbage->blobs) {
+    const std::string name = blob.digest.hex();
+    auto moved = co_await store->blobs.dir().rename(name, *scratch, name, true);
+    moved = missing_is_fine(std::move(moved));
+    if (!moved) co_return moved;
+  }
+  for (const Garbage::DeltaEntry& delta : garbage->deltas) {
+    auto moved =
+        co_await store->volumes.deltas_dir().rename(delta.uuid, *scratch, delta.uuid, true);
+    moved = missing_is_fine(std::move(moved));
+    if (!moved) co_return moved;
+  }
+  co_return Result<void>();
+}
+
+}  // namespace
+
+std::uint64_t Garbage::bytes() const {
+  std::uint64_t sum = 0;
+  for (const BlobStore::Entry& blob : blobs)
+    sum += blob.allocated;
+  for (const DeltaEntry& delta : deltas)
+    sum += delta.allocated;
+  return sum;
+}
+
+Task<Result<Marks>> mark_used(Store::Impl& store, std::vector<IndexEntry> entries) {
+  Marks marks;
+  for (const IndexEntry& entry : entries) {
+    auto marked = co_await mark_entry(&store.blobs, entry, 0, &marks);
+    if (!marked) co_return marked.error();
+  }
+  auto volumes = co_await store.volumes.list();
+  if (!volumes) co_return volumes.error().with_context("nothing can be reclaimed");
+  for (const StoredVolume& volume : *volumes) {
+    mark_deltas(volume.record, marks);
+    const std::string user = "the image of volume " + shown(volume.record.name);
+    for (const BlobDigest& manifest : manifests_of(volume.record)) {
+      auto marked = co_await mark_manifest(&store.blobs, manifest, user, &marks);
+      if (!marked) co_return marked.error();
+    }
+  }
+  co_return marks;
+}
+
+Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candidates candidates) {
+  Garbage out;
+  if (candidates.blobs) {
+    for (const BlobDigest& digest : *candidates.blobs) {
+      if (marks.blobs.contains(digest)) continue;
+      auto stat = co_await store.blobs.stat(digest);
+      if (stat) {
+        out.blobs.push_back({digest, stat->size, stat->allocated});
+      } else if (stat.error().code() != ErrorCode::kNotFound) {
+        co_return stat.error();
+      }
+    }
+  } else {
+    auto blobs = co_await store.blobs.list();
+    if (!blobs) co_return blobs.error();
+    for (const BlobStore::Entry& blob : *blobs) {
+      if (!marks.blobs.contains(blob.digest)) out.blobs.push_back(blob);
+    }
+  }
+  if (!candidates.deltas) {
+    auto all = co_await store.volumes.list_deltas();
+    if (!all) co_return all.error();
+    candidates.deltas = std::move(*all);
+  }
+  for (const std::string& uuid : *candidates.deltas) {
+    if (marks.deltas.contains(uuid)) continue;
+    auto allocated = co_await store.volumes.delta_allocated(uuid);
+    if (allocated) {
+      out.deltas.push_back({uuid, *allocated});
+    } else if (allocated.error().code() != ErrorCode::kNotFound) {
+      co_return allocated.error();
+    }
+  }
+  co_return out;
+}
+
+Store::Removed describe(const Garbage& garbage) {
+  Store::Removed out;
+  for (const BlobStore::Entry& blob : garbage.blobs)
+    out.deleted.push_back(blob.digest.str());
+  for (const Garbage::DeltaEntry& delta : garbage.deltas)
+    out.deleted.push_back(delta.uuid);
+  out.freed = garbage.bytes();
+  return out;
+}
+
+Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock) {
+  if (garbage.blobs.empty() && garbage.deltas.empty()) co_return Store::Removed{};
+  auto scratch = co_await store.scratch();
+  if (!scratch) co_return scratch.error();
+  auto moved = co_await move_out(&store, &garbage, &scratch->dir());
+  lock.release();
+  auto removed = co_await scratch->remove();
+  if (!moved) co_return moved.error();
+  if (!removed) co_return removed.error();
+  co_return describe(garbage);
+}
+
+Task<Result<Store::Removed>> Store::Impl::drop_deltas(std::vector<std::string> deltas,
+                                                      bool dry_run) {
+  auto held = co_await lock.exclusive("remove deltas");
+  if (!held) co_return held.error();
+  auto known = co_await volumes.list();
+  if (!known) co_return known.error();
+  Marks marks;  // only volumes name deltas: images need not be read
+  for (const StoredVolume& volume : *known)
+    mark_deltas(volume.record, marks);
+  Candidates candidates;
+  candidates.blobs.emplace();
+  candidates.deltas = std::move(deltas);
+  auto garbage = co_await find_garbage(*this, marks, std::move(candidates));
+  if (!garbage) co_return garbage.error();
+  if (dry_run) co_return describe(*garbage);
+  auto removed = co_await dispose(*this, std::move(*garbage), std::move(*held));
+  co_return removed;
+}
+
+}  // namespace snap

@@ -1,0 +1,52 @@
+// Mark and sweep: what nothing names goes (docs/durability.md, Reclaiming).
+//
+// Roots are index.json and every volume.json. All of it happens under the exclusive store lock,
+// which the caller holds: so nothing is being added that no root names yet. A root that cannot be
+// read stops the sweep, for it may name anything. What goes is moved to tmp/ at once and deleted
+// there after the lock is given back, since deleting large files takes time.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/store/store_impl.h"
+#include "snap/result.h"
+#include "snap/store.h"
+#include "snap/task.h"
+
+namespace snap {
+
+/// What the roots reach.
+struct Marks {
+  std::set<BlobDigest> blobs;
+  std::set<BlobDigest> layers;  ///< those of the blobs that are layers of ours
+  std::set<std::string> deltas;
+};
+/// `entries` are those of index.json that count.
+Task<Result<Marks>> mark_used(Store::Impl& store, std::vector<IndexEntry> entries);
+
+/// What a sweep looks at; nothing set: everything.
+struct Candidates {
+  std::optional<std::vector<BlobDigest>> blobs;
+  std::optional<std::vector<std::string>> deltas;
+};
+struct Garbage {
+  std::vector<BlobStore::Entry> blobs;
+  struct DeltaEntry {
+    std::string uuid;
+    std::uint64_t allocated = 0;
+  };
+  std::vector<DeltaEntry> deltas;
+  std::uint64_t bytes() const;
+};
+Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candidates candidates);
+
+/// Removes it; gives the lock back as soon as it may. Fills `deleted` and `freed`.
+Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock);
+/// What dispose() would tell.
+Store::Removed describe(const Garbage& garbage);
+
+}  // namespace snap

@@ -1,0 +1,345 @@
+#include "engine/store/volume_store.h"
+
+#include <algorithm>
+
+#include "engine/store/names.h"
+#include "snap/limits.h"
+
+namespace snap {
+
+namespace {
+
+constexpr const char* kRecordName = "volume.json";
+constexpr const char* kLockName = "lock";
+
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+Task<Result<StoredVolume>> read_record(Directory& dir, std::string name) {
+  auto bytes = co_await read_whole(dir, kRecordName, kMaxJsonBytes);
+  if (!bytes) co_return bytes.error();
+  auto decoded = decode_volume(
+      name, std::string_view(reinterpret_cast<const char*>(bytes->data()), bytes->size()));
+  co_return decoded;
+}
+
+/// What a crash left of replacing volume.json.
+Task<void> remove_temporaries(Directory& dir) {
+  auto entries = co_await dir.list();
+  if (!entries) co_return;
+  for (const DirEntry& entry : *entries) {
+    if (!is_temporary_name(entry.name)) continue;
+    auto removed = co_await dir.unlink(entry.name);
+    (void)removed;  // of no harm where it stays
+  }
+}
+
+void add_links(std::vector<std::string>& out, const std::vector<SealedLink>& links) {
+  for (const SealedLink& link : links)
+    out.push_back(link.delta);
+}
+
+template <class T>
+void sort_unique(std::vector<T>& values) {
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+}
+
+}  // namespace
+
+std::vector<std::string> deltas_of(const VolumeRecord& record) {
+  std::vector<std::string> out{record.delta};
+  add_links(out, record.sealed);
+  for (const SnapshotRecord& snapshot : record.snapshots)
+    add_links(out, snapshot.sealed);
+  sort_unique(out);
+  return out;
+}
+
+std::vector<BlobDigest> manifests_of(const VolumeRecord& record) {
+  std::vector<BlobDigest> out;
+  const auto add = [&out](const std::optional<BlobDigest>& manifest) {
+    if (manifest) out.push_back(*manifest);
+  };
+  add(record.manifest);
+  add(record.base_manifest);
+  for (const SnapshotRecord& snapshot : record.snapshots) {
+    add(snapshot.manifest);
+    add(snapshot.base_manifest);
+  }
+  sort_unique(out);
+  return out;
+}
+
+// ---- Records
+
+Task<Result<std::vector<std::string>>> VolumeStore::names() {
+  auto entries = co_await volumes_->list();
+  if (!entries) co_return entries.error();
+  std::vector<std::string> out;
+  for (const DirEntry& entry : *entries) {
+    if (entry.type != FileStat::Type::kDirectory || !check_volume_name(entry.name)) continue;
+    auto dir = co_await volumes_->open_dir(entry.name);
+    if (!dir) {
+      if (dir.error().code() == ErrorCode::kNotFound) continue;
+      co_return dir.error();
+    }
+    auto stat = co_await (*dir)->stat(kRecordName);
+    if (stat) {
+      out.push_back(entry.name);
+    } else if (stat.error().code() != ErrorCode::kNotFound) {
+      co_return stat.error();
+    }
+  }
+  co_return out;
+}
+
+Task<Result<StoredVolume>> VolumeStore::read(std::string name) {
+  auto checked = check_volume_name(name);
+  if (!checked) co_return checked.error();
+  auto dir = co_await volumes_->open_dir(name);
+  Result<StoredVolume> out = Error(ErrorCode::kNotFound, "");
+  if (dir) {
+    out = co_await read_record(**dir, name);
+  } else {
+    out = dir.error();
+  }
+  if (out || out.error().code() != ErrorCode::kNotFound) co_return out;
+  auto others = co_await names();
+  if (!others) co_return others.error();
+  co_return Error(ErrorCode::kNotFound, "no volume " + shown(name) + did_you_mean(name, *others));
+}
+
+Task<Result<StoredVolume>> VolumeStore::find(std::string name_or_id) {
+  auto exact = co_await read(name_or_id);
+  if (exact || exact.error().code() != ErrorCode::kNotFound) co_return exact;
+  auto all = co_await list();
+  if (!all) co_return all.error();
+  const StoredVolume* found = nullptr;
+  for (const StoredVolume& volume : *all) {
+    if (!volume.record.id.starts_with(name_or_id)) continue;
+    if (found != nullptr) {
+      co_return Error(ErrorCode::kInvalidArgument,
+                      "volume ID " + shown(name_or_id) + " is ambiguous: it begins those of " +
+                          shown(found->record.name) + " and " + shown(volume.record.name) +
+                          "; give more digits");
+    }
+    found = &volume;
+  }
+  if (found == nullptr) co_return exact.error();
+  co_return StoredVolume(*found);
+}
+
+Task<Result<std::vector<StoredVolume>>> VolumeStore::list() {
+  auto all = co_await names();
+  if (!all) co_return all.error();
+  std::vector<StoredVolume> out;
+  for (const std::string& name : *all) {
+    auto dir = co_await volumes_->open_dir(name);
+    if (!dir) {
+      if (dir.error().code() == ErrorCode::kNotFound) continue;  // removed since it was listed
+      co_return dir.error();
+    }
+    auto record = co_await read_record(**dir, name);
+    if (!record) {
+      if (record.error().code() == ErrorCode::kNotFound) continue;
+      co_return record.error();
+    }
+    out.push_back(std::move(*record));
+  }
+  co_return out;
+}
+
+Task<Result<VolumeLock>> VolumeStore::lock(std::string name, Holder holder) {
+  if (denied_) co_return *denied_;
+  auto known = co_await read(name);  // says NotFound with the nearest name, makes no lock file
+  if (!known && known.error().code() != ErrorCode::kCorrupt) co_return known.error();
+  auto lock = co_await try_lock_dir(name, holder);
+  if (!lock) co_return lock.error();
+  co_await remove_temporaries(lock->dir());
+  co_return std::move(*lock);
+}
+
+Task<Result<VolumeLock>> VolumeStore::lock_new(std::string name, Holder holder) {
+  if (denied_) co_return *denied_;
+  auto checked = check_volume_name(name);
+  if (!checked) co_return checked.error();
+  auto made = co_await volumes_->make_dir(name);
+  if (!made && made.error().code() != ErrorCode::kExists) co_return made.error();
+  const bool fresh = made.has_value();
+  auto lock = co_await try_lock_dir(name, holder);
+  const Error exists(ErrorCode::kExists, "there is a volume " + shown(name) +
+                                             " already; remove it first or take another name");
+  if (!lock) {
+    if (lock.error().code() == ErrorCode::kBusy) co_return exists;
+    co_return lock.error();
+  }
+  if (fresh) co_return std::move(*lock);
+  auto there = co_await lock->dir().stat(kRecordName);
+  if (there) co_return exists;
+  if (there.error().code() != ErrorCode::kNotFound) co_return there.error();
+  co_await remove_temporaries(lock->dir());
+  co_return std::move(*lock);
+}
+
+Task<Result<StoredVolume>> VolumeStore::read_locked(VolumeLock& lock, std::string name) {
+  auto record = co_await read_record(lock.dir(), name);
+  if (!record && record.error().code() == ErrorCode::kNotFound)
+    co_return Error(ErrorCode::kNotFound, "no volume " + shown(name));
+  co_return record;
+}
+
+Task<Result<void>> VolumeStore::replace(VolumeLock& lock, StoredVolume& volume) {
+  if (volume.read_only) co_return *volume.read_only;
+  const bool first = volume.generation == 0;
+  StoredVolume next = volume;
+  ++next.generation;
+  auto text = encode_volume(next);
+  if (!text) co_return text.error();
+  std::string old_text;
+  if (!first) {
+    auto old = co_await read_whole(lock.dir(), kRecordName, kMaxJsonBytes);
+    if (!old) co_return old.error();
+    old_text.assign(reinterpret_cast<const char*>(old->data()), old->size());
+  }
+  // docs/durability.md, Publish: all that the record names is durable before it is replaced.
+  auto replaced = co_await replace_file(lock.dir(), kRecordName, bytes_of(*text));
+  if (replaced && first) replaced = co_await volumes_->sync();
+  if (!replaced) {
+    auto undone = co_await undo_replace(lock.dir(), volume.record.name, old_text, replaced.error());
+    co_return undone;
+  }
+  volume.generation = next.generation;
+  co_return Result<void>();
+}
+
+/// The new record may stand although publishing it failed (the sync of the folder, which comes
+/// last). The caller goes on with the old one, so that one has to stand again.
+Task<Result<void>> VolumeStore::undo_replace(Directory& dir, std::string name, std::string old_text,
+                                             Error why) {
+  Result<void> undone;
+  if (old_text.empty()) {
+    undone = co_await dir.unlink(kRecordName);
+    if (!undone && undone.error().code() == ErrorCode::kNotFound) undone = Result<void>();
+    if (undone) undone = co_await dir.sync();
+  } else {
+    auto now = co_await read_whole(dir, kRecordName, kMaxJsonBytes);
+    if (now && std::ranges::equal(*now, bytes_of(old_text))) co_return why;
+    undone = co_await replace_file(dir, kRecordName, bytes_of(old_text));
+  }
+  if (undone) co_return why;
+  co_return why.with_context("volume " + shown(name) +
+                             ": it is not certain whether the old or the new record stands "
+                             "(close the volume and open it again)");
+}
+
+Task<Result<void>> VolumeStore::erase(VolumeLock lock, std::string name) {
+  // docs/durability.md, Publish: the end of the volume is its record's, durably; the rest is
+  // cleaning up, and what a crash leaves of it is no volume.
+  auto gone = co_await lock.dir().unlink(kRecordName);
+  if (!gone) co_return gone.error();
+  auto synced = co_await lock.dir().sync();
+  if (!synced) co_return synced.error();
+  co_await discard(std::move(lock), std::move(name));
+  co_return Result<void>();
+}
+
+Task<void> VolumeStore::discard(VolumeLock lock, std::string name) {
+  co_await remove_temporaries(lock.dir());
+  auto unlocked = co_await lock.dir().unlink(kLockName);
+  auto removed = co_await volumes_->remove_dir(name);
+  // A folder that stays is no volume; creating one of that name, or prune, takes it up.
+  (void)unlocked;
+  (void)removed;
+}
+
+Task<Result<void>> VolumeStore::rename(VolumeLock& lock, std::string name, std::string new_name) {
+  if (!lock.held()) co_return Error(ErrorCode::kInvalidArgument, "rename without the lock");
+  auto target = co_await lock_new(new_name, Holder{});
+  if (!target) co_return target.error();
+  co_await discard(std::move(*target), new_name);
+  auto renamed = co_await volumes_->rename(name, *volumes_, new_name, true);
+  if (!renamed) co_return renamed.error();
+  auto synced = co_await volumes_->sync();
+  co_return synced;
+}
+
+// ---- Deltas
+
+Task<Result<std::unique_ptr<Delta>>> VolumeStore::create_delta(std::uint64_t size) {
+  const Uuid id = Uuid::make(*random_);
+  const std::string name = id.str();
+  auto made = co_await deltas_->make_dir(name);
+  if (!made) co_return made.error();
+  auto dir = co_await deltas_->open_dir(name);
+  if (!dir) co_return dir.error();
+  Delta::CreateOptions options;
+  options.id = id;
+  options.size = size;
+  auto delta = co_await Delta::create(std::move(*dir), options);
+  Result<void> synced;
+  if (delta) synced = co_await deltas_->sync();
+  if (delta && synced) co_return std::move(*delta);
+  const Error why = delta ? synced.error() : delta.error();
+  if (delta) {
+    auto closed = co_await (*delta)->close();
+    (void)closed;  // it goes away; the sync's error is the one to tell
+  }
+  auto removed = co_await remove_tree(*deltas_, name);
+  (void)removed;  // no record names it: prune removes what stays
+  co_return why;
+}
+
+Task<Result<std::unique_ptr<Delta>>> VolumeStore::open_delta(std::string uuid, Delta::Mode mode) {
+  const auto id = Uuid::parse(uuid);
+  if (!id) co_return Error(ErrorCode::kCorrupt, "delta " + shown(uuid) + " is not a UUID");
+  auto dir = co_await deltas_->open_dir(uuid);
+  if (!dir) {
+    if (dir.error().code() != ErrorCode::kNotFound) co_return dir.error();
+    co_return Error(ErrorCode::kCorrupt, "delta " + uuid + " is missing: " + deltas_->path() + "/" +
+                                             uuid + " is not there; restore it from a copy");
+  }
+  auto delta = co_await Delta::open(std::move(*dir), mode);
+  if (!delta) co_return delta.error().with_context("delta " + uuid);
+  if ((*delta)->id() == *id) co_return std::move(*delta);
+  co_return Error(ErrorCode::kCorrupt,
+                  "delta " + uuid + ": its files are of delta " + (*delta)->id().str());
+}
+
+Task<Result<void>> VolumeStore::remove_delta(std::string uuid) {
+  if (!Uuid::parse(uuid))
+    co_return Error(ErrorCode::kInvalidArgument, shown(uuid) + " is not a delta");
+  auto removed = co_await remove_tree(*deltas_, uuid);
+  co_return removed;
+}
+
+Task<Result<std::uint64_t>> VolumeStore::delta_allocated(std::string uuid) {
+  auto dir = co_await deltas_->open_dir(uuid);
+  if (!dir) co_return dir.error();
+  auto files = co_await (*dir)->list();
+  if (!files) co_return files.error();
+  std::uint64_t sum = 0;
+  for (const DirEntry& file : *files) {
+    auto stat = co_await (*dir)->stat(file.name);
+    if (stat) {
+      sum += stat->allocated;
+    } else if (stat.error().code() != ErrorCode::kNotFound) {
+      co_return stat.error();
+    }
+  }
+  co_return sum;
+}
+
+Task<Result<std::vector<std::string>>> VolumeStore::list_deltas() {
+  auto entries = co_await deltas_->list();
+  if (!entries) co_return entries.error();
+  std::vector<std::string> out;
+  for (const DirEntry& entry : *entries) {
+    if (entry.type == FileStat::Type::kDirectory && Uuid::parse(entry.name))
+      out.push_back(entry.name);
+  }
+  co_return out;
+}
+
+}  // namespace snap
