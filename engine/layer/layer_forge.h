@@ -17,6 +17,8 @@ struct Forgery {
   layer_format::Footer footer;
   /// Changes slice bytes after they are encoded and before they are summed up.
   std::function<void(std::size_t slice, std::span<std::byte>)> touch_slice;
+  /// Changes the slice index and its padding before they are summed up.
+  std::function<void(std::span<std::byte>)> touch_index;
   /// Changes the footer after it has been worked out from the rest.
   std::function<void(layer_format::Footer&)> touch_footer;
 
@@ -88,6 +90,7 @@ struct Forgery {
       layer_format::encode_index_record(record, index.subspan(i * layer_format::kIndexRecordBytes)
                                                     .first<layer_format::kIndexRecordBytes>());
     }
+    if (touch_index) touch_index(index);
     f.index_checksum = xxh3(index);
     f.info.content = content.finish();
     if (touch_footer) touch_footer(f);

@@ -179,11 +179,34 @@ TEST_CASE("lies in the slices and the slice index are refused") {
        },
        "the slice index says 0"},
       {[](Forgery& f) { f.entry(0).chunk = ChunkIndex(4000); }, "cannot begin with chunk 4000"},
+      {[](Forgery& f) {
+         f.touch_index = [](std::span<std::byte> index) { index.back() = std::byte{1}; };
+       },
+       "its padding is not zero"},
       {[](Forgery& f) { f.touch_footer = [](auto& foot) { foot.index_checksum ^= 1; }; },
        "checksum does not match"},
       {[](Forgery& f) { f.touch_footer = [](auto& foot) { foot.info.content.bytes[0] ^= 1; }; },
        "amounts to content digest"},
   });
+}
+
+TEST_CASE("slices that overlap each other are refused") {
+  std::vector<TestChunk> chunks;
+  for (unsigned i = 0; i < 130; ++i)
+    chunks.push_back({2 * i, 0, 1, {}});
+  LayerWriter::Options options;
+  options.virtual_size = 1u << 30;
+  const Forgery good = Forgery::of(quick_loop()->run(layer_bytes(options, chunks)));
+  CHECK(outcome(good.build()).has_value());
+  Forgery f = good;
+  f.entries[63].chunk = ChunkIndex(128);  // where the next slice begins
+  check_refused(f, "chunk 128 is out of order");
+  f = good;
+  f.entries[64].chunk = ChunkIndex(63);  // 64 chunks do not fit before it
+  check_refused(f, "slice 1 cannot begin with chunk 63");
+  f = good;
+  f.entries[128].chunk = ChunkIndex((1u << 14) - 1);  // two chunks do not fit behind it
+  check_refused(f, "slice 2 cannot begin with chunk 16383");
 }
 
 TEST_CASE("lies in the footer are refused") {
