@@ -50,22 +50,8 @@ Result<void> check_resize(const Chain& chain, std::uint64_t size) {
   return {};
 }
 
-/// Zeroes what the delta still has between `size` and the end of the block that `size` cuts: a
-/// shrink leaves it there, and growing must not show it again.
-Task<Result<void>> zero_cut_block(std::shared_ptr<const Chain> chain, std::uint64_t size,
-                                  std::uint64_t new_size) {
-  const std::uint64_t end = std::min(round_up(size, kBlockSize), new_size);
-  if (end <= size) co_return Result<void>();
-  Delta& delta = *chain->parts().delta;
-  const BlockMask data = delta.lookup(chunk_of(ByteOffset(size))).data;
-  if ((data >> block_in_chunk(ByteOffset(size)) & 1) == 0) co_return Result<void>();
-  BelowDelta below(chain);
-  co_return co_await delta.write_zeroes(ByteOffset(size), end - size, below, true,
-                                        Delta::Durability::kDurable);
-}
-
-/// Readies the delta for a larger size. Harmless if the growth is not published afterwards: the
-/// chain shows no more than its own size.
+/// Readies the delta for a larger size. Whoever dies before the size is published leaves a delta
+/// that may address more than the volume shows, which does no harm.
 Task<Result<void>> grow_delta(std::shared_ptr<const Chain> chain, std::uint64_t new_size) {
   Delta& delta = *chain->parts().delta;
   if (delta.size() != chain->size()) {
@@ -73,9 +59,7 @@ Task<Result<void>> grow_delta(std::shared_ptr<const Chain> chain, std::uint64_t 
     auto cleared = co_await delta.resize(chain->size());
     if (!cleared) co_return cleared.error();
   }
-  auto grown = co_await delta.resize(new_size);
-  if (!grown) co_return grown.error();
-  co_return co_await zero_cut_block(chain, chain->size(), new_size);
+  co_return co_await delta.resize(new_size);
 }
 
 }  // namespace
@@ -114,8 +98,10 @@ Task<Result<Volume::Pause>> Volume::push_delta(std::shared_ptr<Delta> fresh, Pub
     next.floor = chain->size();
     impl_->replace(std::move(next));
   }
-  impl_->written.push_back(std::move(fresh));
   const auto pause = EventLoop::current()->now() - begin;
+  // Gives the journal's space back. The delta is durable since its seal and takes no writes any
+  // more, so a failure here loses nothing and must not make the snapshot look as if it had failed.
+  static_cast<void>(co_await chain->parts().delta->close());
   co_return Pause{std::chrono::duration_cast<std::chrono::microseconds>(pause)};
 }
 
@@ -124,7 +110,7 @@ Task<Result<void>> Volume::replace_base(std::size_t first, std::shared_ptr<Layer
   Impl::Turn turn(*impl_);
   auto mine = turn.check();
   if (!mine) co_return mine.error();
-  std::shared_ptr<const Chain> old = impl_->chain();
+  const std::shared_ptr<const Chain> old = impl_->chain();
   if (first > old->parts().sealed.size() || layers == nullptr)
     co_return Error(ErrorCode::kInvalidArgument,
                     "the chain has " + std::to_string(old->parts().sealed.size()) +
@@ -134,21 +120,10 @@ Task<Result<void>> Volume::replace_base(std::size_t first, std::shared_ptr<Layer
 
   Parts next = old->parts();
   const auto cut = next.sealed.begin() + static_cast<std::ptrdiff_t>(first);
-  std::vector<Sealed> removed(cut, next.sealed.end());
   next.sealed.erase(cut, next.sealed.end());
   next.layers = std::move(layers);
+  // Requests that still use the old chain read the same from it.
   impl_->replace(std::move(next));
-  std::weak_ptr<const Chain> readers = old;
-  old.reset();
-  co_await Impl::drained(std::move(readers));
-  for (const Sealed& sealed : removed) {
-    const auto it = std::ranges::find(impl_->written, sealed.delta);
-    if (it == impl_->written.end()) continue;
-    impl_->written.erase(it);
-    // What it held is durable since its seal, and in the layers by now: there is nothing left that
-    // a failure could lose, and the chain has been replaced.
-    static_cast<void>(co_await sealed.delta->close());
-  }
   co_return Result<void>();
 }
 
@@ -168,7 +143,14 @@ Task<Result<void>> Volume::resize(std::uint64_t size, Publish publish) {
     if (!grown) co_return grown.error().with_context("grow the delta");
   }
   auto published = co_await publish();
-  if (!published) co_return published.error().with_context("publish the new size");
+  if (!published) {
+    // Back to the old size, so that the delta knows which block is the volume's last.
+    if (!shrinks) {
+      auto restored = co_await chain->parts().delta->resize(chain->size());
+      if (!restored) co_return restored.error().with_context("undo a growth that failed");
+    }
+    co_return published.error().with_context("publish the new size");
+  }
   Parts next = chain->parts();
   next.size = size;
   next.floor = std::min(next.floor, size);

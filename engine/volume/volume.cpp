@@ -27,7 +27,6 @@ Delta::Durability durability(bool fua) {
 // ---- Impl
 
 Volume::Impl::Impl(Parts parts) {
-  if (parts.delta != nullptr) written.push_back(parts.delta);
   replace(std::move(parts));
 }
 
@@ -211,13 +210,10 @@ Task<Result<void>> Volume::close() {
   Impl::Turn turn(*impl_);
   auto mine = turn.check();
   if (!mine) co_return mine.error();
-  Result<void> result;
-  for (const std::shared_ptr<Delta>& delta : impl_->written) {
-    auto closed = co_await delta->close();
-    if (!closed && result) result = closed.error();
-  }
-  impl_->written.clear();
-  co_return result;
+  const std::shared_ptr<const Chain> chain = impl_->chain();
+  // Sealed deltas were closed when they were sealed, or opened to be read only.
+  if (chain->parts().delta == nullptr) co_return Result<void>();
+  co_return co_await chain->parts().delta->close();
 }
 
 }  // namespace snap

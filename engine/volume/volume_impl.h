@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "engine/io/sync.h"
 #include "engine/volume/chain.h"
@@ -54,9 +53,6 @@ class Volume::Impl {
   static Task<void> drained(std::weak_ptr<const Chain> old);
 
   Gate writes;  ///< closed while a chain must not change under the hands of its writers
-  /// Deltas that took writes under this volume and still stand in the chain; close() ends their
-  /// background work. Owned by who has the Turn.
-  std::vector<std::shared_ptr<Delta>> written;
 
  private:
   static constexpr std::size_t kShards = 8;
