@@ -11,6 +11,7 @@
 
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "engine/io/helper_pool.h"
@@ -49,10 +50,11 @@ class LoopCore : public EventLoop {
   /// Makes a waiting turn() return. From any thread, with the lock held: it must not block.
   virtual void wake() = 0;
 
-  /// Sets the result of an op in flight and queues its waiter.
+  /// Sets the result of an op in flight and queues its waiter. From here on the op has no waiter:
+  /// a cancel that comes before the waiter runs finds nothing to do.
   void complete(IoOp& op, std::int64_t result) {
     op.result = result;
-    ready_.push_back(op.waiter);
+    ready_.push_back(std::exchange(op.waiter, nullptr));
   }
 
   std::vector<std::coroutine_handle<>> ready_;

@@ -117,7 +117,8 @@ Task<void> taking_over(std::string path) {
   auto on_file = co_await Listener::listen_unix(path + ".file");
   REQUIRE_FALSE(on_file.has_value());
   CHECK(on_file.error().code() == ErrorCode::kExists);
-  CHECK(must(co_await file->stat()).type == FileStat::Type::kFile);
+  auto got1 = co_await file->stat();
+  CHECK(must(std::move(got1)).type == FileStat::Type::kFile);
   auto nowhere = co_await connect_unix(path + ".none");
   REQUIRE_FALSE(nowhere.has_value());
   CHECK(nowhere.error().code() == ErrorCode::kNotFound);
@@ -125,7 +126,8 @@ Task<void> taking_over(std::string path) {
 
 Task<void> count_entries(std::string path, std::size_t expected) {
   auto dir = must(co_await open_directory(path));
-  CHECK(must(co_await dir->list()).size() == expected);
+  auto got2 = co_await dir->list();
+  CHECK(must(std::move(got2)).size() == expected);
 }
 
 Task<void> adopted(std::string path) {

@@ -248,6 +248,7 @@ void UringLoop::flush_backlog() {
 }
 
 void UringLoop::cancel(IoOp& op) {
+  if (!op.waiter) return;  // it has completed; its result must stay
   // result marks it while it is in flight: an op that comes back interrupted is not run again.
   op.result = -ECANCELED;
   const auto waiting = std::find_if(backlog_.begin(), backlog_.end(),
@@ -352,7 +353,8 @@ void UringLoop::handle(std::uint64_t user_data, std::int32_t result) {
     return;
   }
   IoOp& op = *reinterpret_cast<IoOp*>(static_cast<std::uintptr_t>(user_data & ~kPollBit));
-  if (op.result == -ECANCELED && result < 0) return finish(op, -ECANCELED);
+  const bool interrupted = result == -EINTR || result == -EAGAIN;
+  if (op.result == -ECANCELED && interrupted) return finish(op, -ECANCELED);
   if ((user_data & kPollBit) != 0) {
     // Ready or in error: the op itself finds out which.
     return result < 0 && result != -EINTR ? finish(op, result) : start(op, Step::kRun);
