@@ -42,7 +42,10 @@ Task<Result<std::shared_ptr<Delta>>> open_writable(VolumeStore* volumes, std::st
 Task<Result<void>> settle(VolumeStore* volumes, std::string uuid, std::uint64_t size) {
   auto delta = co_await open_writable(volumes, std::move(uuid), size);
   if (!delta) co_return delta.error();
+  // Sealing changes nothing for who opens it to write the next time.
+  auto sealed = co_await (*delta)->seal();
   auto closed = co_await (*delta)->close();
+  if (!sealed) co_return sealed;
   co_return closed;
 }
 
@@ -138,7 +141,8 @@ namespace {
 
 /// The whole chain of a volume at rest. Its lock is held as long as the view is.
 Task<Result<std::shared_ptr<Volume>>> open_at_rest(Store::Impl* store, std::string name) {
-  auto lock = co_await store->volumes.lock(name, Holder{static_cast<int>(::getpid()), ""});
+  Holder self = this_process();
+  auto lock = co_await store->volumes.lock(name, std::move(self));
   if (!lock) co_return lock.error();
   auto stored = co_await store->volumes.read_locked(*lock, name);
   if (!stored) co_return stored.error();

@@ -190,7 +190,8 @@ Task<Result<void>> remove_empty_names(VolumeStore& volumes) {
   const std::set<std::string> known(names->begin(), names->end());
   for (const DirEntry& entry : *entries) {
     if (entry.type != FileStat::Type::kDirectory || known.contains(entry.name)) continue;
-    auto lock = co_await volumes.lock_new(entry.name, Holder{});
+    Holder self = this_process();
+    auto lock = co_await volumes.lock_new(entry.name, std::move(self));
     if (!lock) continue;  // someone is creating it
     co_await volumes.discard(std::move(*lock), entry.name);
   }
@@ -206,7 +207,8 @@ Task<Result<Store::Removed>> Store::prune(bool dry_run) {
   if (!entries) co_return entries.error();
   auto marks = co_await mark_used(*impl_, std::move(*entries));
   if (!marks) co_return marks.error();
-  auto garbage = co_await find_garbage(*impl_, *marks, Candidates{});
+  Candidates everything;
+  auto garbage = co_await find_garbage(*impl_, *marks, std::move(everything));
   if (!garbage) co_return garbage.error();
   if (dry_run) co_return describe(*garbage);
   auto emptied = co_await remove_empty_names(impl_->volumes);

@@ -1,6 +1,4 @@
 // Volumes of a store at rest: create, look up, remove, rename.
-#include <unistd.h>
-
 #include "engine/store/names.h"
 #include "engine/store/store_impl.h"
 #include "engine/store/sweep.h"
@@ -10,10 +8,6 @@
 namespace snap {
 
 namespace {
-
-Holder this_process() {
-  return Holder{static_cast<int>(::getpid()), ""};
-}
 
 Result<std::uint64_t> size_of_new(const Store::CreateOptions& options) {
   const std::string what = "create volume " + shown(options.name) + ": ";
@@ -141,7 +135,8 @@ Task<Result<VolumeRecord>> Store::create_volume(CreateOptions options) {
   auto size = size_of_new(options);
   if (!size) co_return size.error();
   const std::string name = options.name;
-  auto lock = co_await impl_->volumes.lock_new(name, this_process());
+  Holder self = this_process();
+  auto lock = co_await impl_->volumes.lock_new(name, std::move(self));
   if (!lock) co_return lock.error();
   auto record = co_await create_locked(*impl_, std::move(options), *size, *lock);
   if (!record) co_await impl_->volumes.discard(std::move(*lock), name);
@@ -169,7 +164,8 @@ Task<Result<VolumeSummary>> Store::volume(std::string_view name_or_id) {
 
 Task<Result<Store::Removed>> Store::remove_volume(std::string_view name, bool dry_run) {
   const std::string volume_name(name);
-  auto lock = co_await impl_->volumes.lock(volume_name, this_process());
+  Holder self = this_process();
+  auto lock = co_await impl_->volumes.lock(volume_name, std::move(self));
   if (!lock) co_return lock.error();
   auto stored = co_await impl_->volumes.read_locked(*lock, volume_name);
   if (!stored && stored.error().code() != ErrorCode::kCorrupt) co_return stored.error();
@@ -193,7 +189,8 @@ Task<Result<void>> Store::rename_volume(std::string_view name, std::string_view 
   const std::string from(name), to(new_name);
   auto named = check_volume_name(to);
   if (!named) co_return named.error();
-  auto lock = co_await impl_->volumes.lock(from, this_process());
+  Holder self = this_process();
+  auto lock = co_await impl_->volumes.lock(from, std::move(self));
   if (!lock) co_return lock.error();
   auto renamed = co_await impl_->volumes.rename(*lock, from, to);
   co_return renamed;

@@ -1,5 +1,7 @@
 #include "engine/store/volume_store.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "engine/store/names.h"
@@ -47,6 +49,10 @@ void sort_unique(std::vector<T>& values) {
 }
 
 }  // namespace
+
+Holder this_process() {
+  return Holder{static_cast<int>(::getpid()), ""};
+}
 
 std::vector<std::string> deltas_of(const VolumeRecord& record) {
   std::vector<std::string> out{record.delta};
@@ -256,7 +262,8 @@ Task<void> VolumeStore::discard(VolumeLock lock, std::string name) {
 
 Task<Result<void>> VolumeStore::rename(VolumeLock& lock, std::string name, std::string new_name) {
   if (!lock.held()) co_return Error(ErrorCode::kInvalidArgument, "rename without the lock");
-  auto target = co_await lock_new(new_name, Holder{});
+  Holder self = this_process();
+  auto target = co_await lock_new(new_name, std::move(self));
   if (!target) co_return target.error();
   co_await discard(std::move(*target), new_name);
   auto renamed = co_await volumes_->rename(name, *volumes_, new_name, true);

@@ -112,6 +112,10 @@ class VolumeStore {
   std::optional<Error> denied_;
 };
 
+/// This process, without a control socket. Name the value and move it into a coroutine: g++ 12
+/// destroys the temporary Holder{...} of a co_await expression twice.
+Holder this_process();
+
 /// Every delta that `record` names: the writable one, its sealed ones, those of its snapshots.
 std::vector<std::string> deltas_of(const VolumeRecord& record);
 /// Every manifest that `record` names.
