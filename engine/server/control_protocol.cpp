@@ -5,6 +5,7 @@
 #include <span>
 
 #include "engine/io/socket.h"
+#include "engine/server/json_fields.h"
 #include "snap/limits.h"
 
 namespace snap::server {
@@ -29,20 +30,7 @@ Result<json> parse_object(std::string_view line) {
 }
 
 std::string line_of(const json& value) {
-  // Names of files may be no UTF-8; they must not make dump() throw.
-  return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-}
-
-template <class T>
-T field(const json& object, const char* name, T otherwise) {
-  const auto found = object.find(name);
-  if (found == object.end()) return otherwise;
-  if constexpr (std::is_same_v<T, std::string>) {
-    if (found->is_string()) return found->get<std::string>();
-  } else {
-    if (found->is_number_integer()) return found->get<T>();
-  }
-  return otherwise;
+  return json_text(value) + '\n';
 }
 
 ErrorCode code_named(std::string_view name) {
@@ -84,9 +72,9 @@ Result<ControlHello> decode_hello(std::string_view line) {
   auto value = parse_object(line);
   if (!value) return value.error();
   ControlHello hello;
-  hello.version = field(*value, "snapctl", std::string());
-  hello.protocol = field(*value, "protocol", 0);
-  hello.pid = field(*value, "pid", 0);
+  hello.version = json_field(*value, "snapctl", std::string());
+  hello.protocol = json_field(*value, "protocol", 0);
+  hello.pid = json_field(*value, "pid", 0);
   if (hello.version.empty() || hello.protocol == 0)
     return Error(ErrorCode::kProtocol, "the other side of the control socket is not snapctl");
   return hello;
@@ -96,13 +84,12 @@ Result<ControlRequest> decode_request_line(std::string_view line) {
   auto value = parse_object(line);
   if (!value) return value.error();
   ControlRequest request;
-  request.op = field(*value, "op", std::string());
+  request.op = json_field(*value, "op", std::string());
   if (request.op.empty()) return Error(ErrorCode::kProtocol, "a control request has no \"op\"");
   const auto args = value->find("args");
   if (args != value->end() && !args->is_object())
     return Error(ErrorCode::kProtocol, "the \"args\" of a control request are no object");
-  request.args =
-      args == value->end() ? "{}" : args->dump(-1, ' ', false, json::error_handler_t::replace);
+  request.args = args == value->end() ? "{}" : json_text(*args);
   return request;
 }
 
@@ -110,17 +97,17 @@ Result<ControlReply> decode_reply(std::string_view line) {
   auto value = parse_object(line);
   if (!value) return value.error();
   if (const auto p = value->find("progress"); p != value->end() && p->is_object()) {
-    return ControlReply(ControlProgress{field(*p, "stage", std::string()),
-                                        field(*p, "done", std::uint64_t{0}),
-                                        field(*p, "total", std::uint64_t{0})});
+    return ControlReply(ControlProgress{json_field(*p, "stage", std::string()),
+                                        json_field(*p, "done", std::uint64_t{0}),
+                                        json_field(*p, "total", std::uint64_t{0})});
   }
   if (const auto e = value->find("error"); e != value->end() && e->is_object()) {
-    return ControlReply(Error(code_named(field(*e, "code", std::string())),
-                              field(*e, "message", std::string("the server gave no reason")),
-                              field(*e, "errno", 0)));
+    return ControlReply(Error(code_named(json_field(*e, "code", std::string())),
+                              json_field(*e, "message", std::string("the server gave no reason")),
+                              json_field(*e, "errno", 0)));
   }
   if (const auto r = value->find("result"); r != value->end()) {
-    return ControlReply(ControlResult{r->dump(-1, ' ', false, json::error_handler_t::replace)});
+    return ControlReply(ControlResult{json_text(*r)});
   }
   return Error(ErrorCode::kProtocol, "a control reply is neither progress nor result nor error");
 }

@@ -34,6 +34,8 @@ class Server {
   Task<void> run();
   /// From the loop's thread; again does nothing.
   void request_stop();
+  /// Ends connections without waiting for clients any longer. After request_stop().
+  void cut() { workers_->abort(); }
 
   const std::vector<Listener>& listeners() const noexcept { return listeners_; }
   std::size_t connections() const noexcept { return workers_->connections(); }

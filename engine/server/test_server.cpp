@@ -88,7 +88,8 @@ Task<Result<std::shared_ptr<nbd::Export>>> make_export(std::string text) {
         parts[1], std::strtoull(parts[2].c_str(), nullptr, 10), read_only, "a test export"));
   }
   if (parts.size() == 3 && parts[0] == "file") {
-    auto file = co_await open_file(parts[2], OpenFlags{.write = true});
+    const OpenFlags flags{.write = true};
+    auto file = co_await open_file(parts[2], flags);
     if (!file) co_return file.error();
     auto stat = co_await (*file)->stat();
     if (!stat) co_return stat.error();
@@ -118,7 +119,8 @@ Task<Result<void>> serve(std::string socket, std::size_t threads, std::vector<st
   if (!inherited) co_return inherited.error();
   std::vector<Listener> listeners = std::move(*inherited);
   if (!socket.empty()) {
-    auto listener = co_await listen_on(UnixEndpoint{.path = socket});
+    UnixEndpoint endpoint{.path = socket};
+    auto listener = co_await listen_on(std::move(endpoint));
     if (!listener) co_return listener.error();
     listeners.push_back(std::move(*listener));
   }

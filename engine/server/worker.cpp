@@ -158,12 +158,16 @@ Task<void> WorkerPool::stop(EventLoop::Clock::duration limit) {
   workers_.clear();
 }
 
+void WorkerPool::abort() {
+  for (auto& worker : workers_)
+    worker->abort();
+}
+
 Task<void> WorkerPool::abort_after(Sleep* limit, AsyncEvent* ended) {
   co_await *limit;
   if (!all_ended_) {
     log_warning("clients did not let go in time: their connections are cut");
-    for (auto& worker : workers_)
-      worker->abort();
+    abort();
   }
   ended->set();
 }

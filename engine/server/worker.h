@@ -91,6 +91,8 @@ class WorkerPool {
   /// Ends all workers: what is in flight finishes, within `limit` whatever clients do. On the loop
   /// that gave the sockets.
   Task<void> stop(EventLoop::Clock::duration limit);
+  /// Makes stop() end without waiting for clients any longer.
+  void abort();
 
  private:
   explicit WorkerPool(Options options) : max_connections_(options.max_connections) {}

@@ -1,0 +1,59 @@
+// Commands on volumes that another process serves, with the types of the Store: what a command does
+// to a volume at rest through Store, it does to a served one through these.
+//
+// Each sends one operation over the control socket (engine/server/control_protocol.h). Errors are
+// those of the Store's call in the other process, or of the connection.
+//
+// The operations, their arguments and results, in JSON (sizes in bytes, times in microseconds):
+//   ping      {}                                     {}
+//   stop      {}                                     {}            the server drains and ends
+//   stat      {}                                     {"connections":N,"volumes":[{"name","size",
+//             "read_only","reads","writes","flushes","trims","read_bytes","written_bytes","errors"}]}
+//   volumes   {}                                     {"volumes":[{"name","id","size"}]}
+//   commit    {"volume","name","comment","author","created_by","labels":{},"compress",
+//             "zstd_level","rate_limit"}             {"image","manifest","size","created","author",
+//             "tags":[],"layer":{"blob","content","file_size"},"pause","total","packed"}
+//   snapshot  {"volume","name"}                      {"pause"}
+//   clone     {"volume","name"}                      {"name","id","size"}
+//   resize    {"volume","size"}                      {"size"}
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/server/control_client.h"
+#include "snap/result.h"
+#include "snap/store.h"
+#include "snap/task.h"
+
+namespace snap::server {
+
+/// As Store::commit. The image has no layers and no history here: ask the store for these.
+Task<Result<Store::Committed>> remote_commit(ControlClient& server, std::string volume,
+                                             Store::CommitOptions options, Progress progress);
+/// As Store::snapshot.
+Task<Result<Volume::Pause>> remote_snapshot(ControlClient& server, std::string volume,
+                                            std::string name);
+/// As Store::clone. The record has name, id and size only.
+Task<Result<VolumeRecord>> remote_clone(ControlClient& server, std::string volume,
+                                        std::string new_name);
+/// As Store::resize.
+Task<Result<void>> remote_resize(ControlClient& server, std::string volume, std::uint64_t size);
+
+struct ServedStat {
+  std::string name;
+  std::uint64_t size = 0;  ///< bytes
+  bool read_only = false;
+  Volume::Stats stats;
+};
+struct ServerStat {
+  std::uint64_t connections = 0;
+  std::vector<ServedStat> volumes;
+};
+Task<Result<ServerStat>> remote_stat(ControlClient& server);
+
+/// Asks the server to drain and end, and waits until its process has gone.
+Task<Result<void>> remote_stop(ControlClient& server);
+
+}  // namespace snap::server

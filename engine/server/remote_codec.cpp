@@ -1,0 +1,219 @@
+#include "engine/server/remote_codec.h"
+
+#include "engine/server/json_fields.h"
+
+namespace snap::server {
+
+namespace {
+
+using nlohmann::json;
+
+Result<json> object_of(std::string_view text) {
+  json value = json::parse(text, nullptr, false);
+  if (!value.is_object())
+    return Error(ErrorCode::kProtocol, "the JSON of a control operation is no object");
+  return value;
+}
+
+std::string text_field(const json& object, const char* name) {
+  return json_field(object, name, std::string());
+}
+
+std::uint64_t number_field(const json& object, const char* name) {
+  return json_field(object, name, std::uint64_t{0});
+}
+
+std::chrono::microseconds time_field(const json& object, const char* name) {
+  return std::chrono::microseconds(json_field(object, name, std::int64_t{0}));
+}
+
+template <class D>
+Result<D> digest_field(const json& object, const char* name) {
+  const auto digest = parse_digest<D>(text_field(object, name));
+  if (!digest)
+    return Error(ErrorCode::kProtocol,
+                 std::string("a control reply has no digest \"") + name + "\"");
+  return *digest;
+}
+
+json record_json(const VolumeRecord& record) {
+  return {{"name", record.name}, {"id", record.id}, {"size", record.size}};
+}
+
+}  // namespace
+
+std::string encode_volume_args(const VolumeArgs& args) {
+  return json_text({{"volume", args.volume}, {"name", args.name}, {"size", args.size}});
+}
+
+Result<VolumeArgs> decode_volume_args(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  return VolumeArgs{text_field(*value, "volume"), text_field(*value, "name"),
+                    number_field(*value, "size")};
+}
+
+std::string encode_commit_args(const std::string& volume, const Store::CommitOptions& options) {
+  json value = {{"volume", volume},
+                {"comment", options.comment},
+                {"author", options.author},
+                {"created_by", options.created_by},
+                {"labels", options.labels},
+                {"compress", options.compress},
+                {"zstd_level", options.zstd_level},
+                {"rate_limit", options.rate_limit}};
+  if (options.name) value["name"] = options.name->str();
+  return json_text(value);
+}
+
+Result<CommitArgs> decode_commit_args(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  CommitArgs args;
+  args.volume = text_field(*value, "volume");
+  Store::CommitOptions& options = args.options;
+  if (value->contains("name")) {
+    auto name = Reference::parse(text_field(*value, "name"));
+    if (!name) return name.error();
+    options.name = std::move(*name);
+  }
+  options.comment = text_field(*value, "comment");
+  options.author = text_field(*value, "author");
+  options.created_by = text_field(*value, "created_by");
+  options.compress = json_field(*value, "compress", options.compress);
+  options.zstd_level = json_field(*value, "zstd_level", options.zstd_level);
+  options.rate_limit = number_field(*value, "rate_limit");
+  if (const auto labels = value->find("labels"); labels != value->end() && labels->is_object()) {
+    for (const auto& [key, label] : labels->items()) {
+      if (label.is_string()) options.labels[key] = label.get<std::string>();
+    }
+  }
+  return args;
+}
+
+std::string encode_committed(const Store::Committed& c) {
+  json tags = json::array();
+  for (const Reference& tag : c.image.tags)
+    tags.push_back(tag.str());
+  return json_text({{"image", c.image.id.str()},
+                    {"manifest", c.image.manifest.str()},
+                    {"size", c.image.size},
+                    {"created", c.image.created},
+                    {"author", c.image.author},
+                    {"tags", std::move(tags)},
+                    {"layer",
+                     {{"blob", c.layer.blob.str()},
+                      {"content", c.layer.content.str()},
+                      {"file_size", c.layer.file_size}}},
+                    {"pause", c.pause.count()},
+                    {"total", c.total.count()},
+                    {"packed", c.packed}});
+}
+
+Result<Store::Committed> decode_committed(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  const json layer = value->value("layer", json::object());
+  auto id = digest_field<ImageId>(*value, "image");
+  auto manifest = digest_field<BlobDigest>(*value, "manifest");
+  auto blob = digest_field<BlobDigest>(layer, "blob");
+  auto content = digest_field<ContentDigest>(layer, "content");
+  SNAP_RETURN_IF_ERROR(id);
+  SNAP_RETURN_IF_ERROR(manifest);
+  SNAP_RETURN_IF_ERROR(blob);
+  SNAP_RETURN_IF_ERROR(content);
+  Store::Committed c;
+  c.image.id = *id;
+  c.image.manifest = *manifest;
+  c.image.size = number_field(*value, "size");
+  c.image.created = text_field(*value, "created");
+  c.image.author = text_field(*value, "author");
+  if (const auto tags = value->find("tags"); tags != value->end() && tags->is_array()) {
+    for (const json& tag : *tags) {
+      if (!tag.is_string()) continue;
+      auto reference = Reference::parse(tag.get<std::string>());
+      SNAP_RETURN_IF_ERROR(reference);
+      c.image.tags.push_back(std::move(*reference));
+    }
+  }
+  c.layer = LayerRef{*blob, *content, number_field(layer, "file_size")};
+  c.pause = time_field(*value, "pause");
+  c.total = time_field(*value, "total");
+  c.packed = number_field(*value, "packed");
+  return c;
+}
+
+std::string encode_pause(const Volume::Pause& pause) {
+  return json_text({{"pause", pause.writes.count()}});
+}
+
+Result<Volume::Pause> decode_pause(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  return Volume::Pause{time_field(*value, "pause")};
+}
+
+std::string encode_record(const VolumeRecord& record) {
+  return json_text(record_json(record));
+}
+
+Result<VolumeRecord> decode_record(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  VolumeRecord record;
+  record.name = text_field(*value, "name");
+  record.id = text_field(*value, "id");
+  record.size = number_field(*value, "size");
+  return record;
+}
+
+std::string encode_records(const std::vector<VolumeRecord>& records) {
+  json list = json::array();
+  for (const VolumeRecord& record : records)
+    list.push_back(record_json(record));
+  return json_text({{"volumes", std::move(list)}});
+}
+
+std::string encode_stat(const ServerStat& stat) {
+  json list = json::array();
+  for (const ServedStat& v : stat.volumes) {
+    list.push_back({{"name", v.name},
+                    {"size", v.size},
+                    {"read_only", v.read_only},
+                    {"reads", v.stats.reads},
+                    {"writes", v.stats.writes},
+                    {"flushes", v.stats.flushes},
+                    {"trims", v.stats.trims},
+                    {"read_bytes", v.stats.read_bytes},
+                    {"written_bytes", v.stats.written_bytes},
+                    {"errors", v.stats.errors}});
+  }
+  return json_text({{"connections", stat.connections}, {"volumes", std::move(list)}});
+}
+
+Result<ServerStat> decode_stat(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  ServerStat stat;
+  stat.connections = number_field(*value, "connections");
+  const auto list = value->find("volumes");
+  if (list == value->end() || !list->is_array()) return stat;
+  for (const json& v : *list) {
+    if (!v.is_object()) continue;
+    ServedStat one;
+    one.name = text_field(v, "name");
+    one.size = number_field(v, "size");
+    one.read_only = json_field(v, "read_only", false);
+    one.stats.reads = number_field(v, "reads");
+    one.stats.writes = number_field(v, "writes");
+    one.stats.flushes = number_field(v, "flushes");
+    one.stats.trims = number_field(v, "trims");
+    one.stats.read_bytes = number_field(v, "read_bytes");
+    one.stats.written_bytes = number_field(v, "written_bytes");
+    one.stats.errors = number_field(v, "errors");
+    stat.volumes.push_back(std::move(one));
+  }
+  return stat;
+}
+
+}  // namespace snap::server
