@@ -250,9 +250,9 @@ Task<Result<Image>> ImageStore::find(std::string name_or_id) {
   co_return Image(*found);
 }
 
-Task<Result<void>> ImageStore::tag(BlobDigest manifest, Reference target) {
+Task<Result<void>> ImageStore::tag(BlobDigest manifest, std::optional<Reference> target) {
   auto stat = co_await blobs_->stat(manifest);
-  if (!stat) co_return stat.error().with_context("tag " + target.str());
+  if (!stat) co_return stat.error().with_context("tag an image");
   const std::uint64_t size = stat->size;
   Edit edit = [&](std::vector<IndexEntry>& entries) -> Result<bool> {
     return point_tag(entries, manifest, size, target);

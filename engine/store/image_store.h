@@ -49,7 +49,7 @@ class ImageStore {
 
   /// Points `target` at the image of `manifest`, which is in the index or is used by a volume. The
   /// caller holds the store lock.
-  Task<Result<void>> tag(BlobDigest manifest, Reference target);
+  Task<Result<void>> tag(BlobDigest manifest, std::optional<Reference> target);
   struct Untagged {
     std::vector<Reference> references;  ///< that were taken away
     bool last = false;                  ///< the index does not name the image any more

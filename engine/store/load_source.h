@@ -1,0 +1,62 @@
+// Where load takes blobs from: an OCI image layout in a tar, or in a folder.
+//
+// A tar is read once, front to back: fetch_all() brings every blob that the store lacks into
+// scratch. Of a folder each blob is brought when it is asked for. Either way a blob is in scratch
+// only if its bytes have the digest that names it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "engine/store/blob_store.h"
+#include "engine/store/image_codec.h"
+#include "engine/store/tar_file.h"
+#include "snap/digest.h"
+#include "snap/file.h"
+#include "snap/store.h"
+
+namespace snap {
+
+class LoadSource {
+ public:
+  /// `path` is a tar file, a folder, or "-"; all is borrowed.
+  LoadSource(BlobStore& store, Directory& scratch, std::string path, const Progress& progress)
+      : store_(&store), scratch_(&scratch), path_(std::move(path)), progress_(&progress) {}
+
+  Task<Result<void>> fetch_all();
+  /// index.json, after fetch_all().
+  const std::string& index() const noexcept { return index_; }
+
+  enum class Where { kStore, kScratch };
+  /// Sees to it that the blob is in the store or in scratch; Corrupt if the source lacks it.
+  Task<Result<Where>> fetch(BlobDigest digest);
+  /// The bytes of a config, manifest or nested index: at most kMaxJsonBytes.
+  Task<Result<std::string>> json(BlobDigest digest);
+  /// A blob that is in scratch.
+  Task<Result<std::unique_ptr<File>>> open(BlobDigest digest);
+  Directory& scratch() noexcept { return *scratch_; }
+
+ private:
+  Error refusal(ErrorCode code, const std::string& why) const {
+    return Error(code, "load " + path_ + ": " + why);
+  }
+  Task<Result<void>> fetch_tar();
+  Task<Result<void>> take_entry(TarReader& tar, TarReader::Entry entry);
+  Task<Result<std::string>> take_text(TarReader& tar, TarReader::Entry entry);
+  Task<Result<void>> take_blob(TarReader& tar, BlobDigest digest);
+  Task<Result<void>> open_folder();
+  Task<Result<void>> copy_blob(BlobDigest digest);
+
+  BlobStore* store_;
+  Directory* scratch_;
+  const std::string path_;
+  const Progress* progress_;
+  std::string index_;
+  bool layout_seen_ = false;
+  std::unique_ptr<Directory> folder_;  // blobs/sha256 of a folder; null for a tar
+  std::set<BlobDigest> in_scratch_;
+};
+
+}  // namespace snap

@@ -1,0 +1,24 @@
+// Runs another program to its end: by an argument vector, never through a shell.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "snap/result.h"
+
+namespace snap {
+
+struct ProgramResult {
+  int exit_code = 0;   ///< 128 + signal if a signal ended it
+  std::string errors;  ///< the end of what it wrote to standard error, trimmed
+};
+
+/// The path of `name` in $PATH or, as an ordinary user's $PATH lacks them, the sbin folders.
+std::optional<std::string> find_program(const std::string& name);
+
+/// Runs argv[0] (a path) with standard input and output at /dev/null and LC_ALL=C. Blocks: for
+/// helper threads.
+Result<ProgramResult> run_program(std::vector<std::string> argv);
+
+}  // namespace snap
