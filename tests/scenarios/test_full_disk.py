@@ -1,0 +1,171 @@
+"""A full disk in every step: exit code 6, one line, nothing that was there is lost, and all works once there is room.
+
+The store is on a small ext4 of its own, on a loop device: needs root.
+"""
+
+import os
+import subprocess
+
+import pytest
+from conftest import KIB, MIB, Client, Snap, noise, sh
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A store on an ext4 of 64 MiB with base:1 of 4 MiB and a volume web with 1 MiB of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    disk, point = tmp_path / "small.img", tmp_path / "small"
+    with open(disk, "wb") as f:
+        f.truncate(64 * MIB)
+    sh("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0", disk)
+    point.mkdir()
+    sh("mount", "-o", "loop", disk, point)
+    try:
+        sockets = tmp_path / "run"
+        sockets.mkdir(mode=0o700)
+        snap = Snap(point / "store", sockets)
+        snap.point = point
+        snap.base = noise(4 * MIB, 1)
+        snap.image("base:1", snap.base)
+        snap("create", "web", "--from", "base:1")
+        snap.write("web", {0: noise(MIB, 2)})
+        yield snap
+        for server in list(snap.servers):
+            server.stop()
+    finally:
+        sh("umount", point)
+
+
+def fill(snap, leave):
+    """Takes all space but `leave` bytes."""
+    free = os.statvfs(snap.point).f_bavail * os.statvfs(snap.point).f_frsize
+    with open(snap.point / "ballast", "wb") as f:
+        try:
+            os.posix_fallocate(f.fileno(), 0, max(free - leave, 4096))
+        except OSError:
+            pass  # metadata takes some of it: full is full
+        size = os.fstat(f.fileno()).st_size
+        # fallocate of the last blocks may fail as a whole, so they are taken one by one.
+        if leave == 0:
+            try:
+                while True:
+                    os.write(f.fileno(), bytes(4096)) if size == 0 else os.pwrite(f.fileno(), bytes(4096), size)
+                    size += 4096
+            except OSError:
+                pass
+
+
+def empty(snap):
+    (snap.point / "ballast").unlink()
+
+
+LEAVE = [0, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB]
+
+
+def tried(snap, leave, *args):
+    """Runs a command on the full disk: it gets through, or fails with 6 and one line. True: it got through."""
+    fill(snap, leave)
+    try:
+        done = snap.popen(*args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _, err = done.communicate(timeout=60)
+    finally:
+        empty(snap)
+    assert done.returncode in (0, 6), f"{leave} left: {args}: {done.returncode} {err}"
+    if done.returncode == 6:
+        assert len(err.decode().splitlines()) == 1 and "space" in err.decode().lower(), err
+    return done.returncode == 0
+
+
+def test_import(small, tmp_path):
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(noise(2 * MIB, 5))
+    before = small.state()
+    for leave in LEAVE:
+        assert not tried(small, leave, "import", disk, "new:1")
+        assert small.state() == before
+        assert os.listdir(small.store / "tmp") == []
+    small("import", disk, "new:1")
+    assert small.content("new:1") == disk.read_bytes()
+
+
+def test_create(small):
+    before = small.state()
+    failed = 0
+    for leave in LEAVE:
+        if tried(small, leave, "create", "new", "--from", "base:1"):
+            assert small.content("new") == small.base
+            small("rm", "--yes", "new")
+        else:
+            failed += 1
+        assert small.state() == before
+    assert failed > 0
+    small("create", "new", "--from", "base:1")
+
+
+def test_commit(small):
+    web = small.content("web")
+    failed = 0
+    for leave in LEAVE:
+        if not tried(small, leave, "commit", "web", "new:1"):
+            failed += 1
+            assert "new:1" not in small.images()
+        assert small.content("web") == web and small.content("base:1") == small.base
+    assert failed >= len(LEAVE) - 1
+    small("commit", "web", "new:1")
+    assert small.content("new:1") == web and small.content("web") == web
+
+
+def test_load(small, tmp_path):
+    sockets = tmp_path / "friend-run"
+    sockets.mkdir(mode=0o700)
+    friend = Snap(tmp_path / "friend", sockets)
+    friend.image("own:1", noise(2 * MIB, 7))
+    friend("save", "-o", tmp_path / "own.tar", "own:1")
+    before = small.state()
+    for leave in LEAVE:
+        assert not tried(small, leave, "load", "-i", tmp_path / "own.tar")
+        assert small.state() == before
+    small("load", "-i", tmp_path / "own.tar")
+    assert small.content("own:1") == noise(2 * MIB, 7)
+
+
+def test_clone_and_snapshot(small):
+    before = small.state()
+    for leave in LEAVE:
+        if tried(small, leave, "clone", "web", "copy"):
+            assert small.content("copy") == before[2]["web"]
+            small("rm", "--yes", "copy")
+        if tried(small, leave, "snapshot", "web", "s"):
+            small("rm", "--yes", "web@s")
+        assert small.state() == before
+
+
+def test_writes_over_nbd_get_enospc_and_the_volume_goes_on(small):
+    with small.export("web") as server, Client(server.uri) as h:
+        h.pwrite(b"k" * 4096, 0)
+        h.flush()
+        fill(small, 64 * KIB)
+        try:
+            with pytest.raises(Exception, match="No space left"):
+                for i in range(3):
+                    h.pwrite(noise(MIB, i), (1 + i) * MIB)
+            assert bytes(h.pread(4096, 0)) == b"k" * 4096
+            h.pwrite(b"m" * 4096, 0)  # an overwrite needs no space
+            h.flush()
+        finally:
+            empty(small)
+        h.pwrite(b"n" * 4096, 2 * MIB)
+        h.flush()
+    content = small.content("web")
+    assert content[:4096] == b"m" * 4096 and content[2 * MIB:2 * MIB + 4096] == b"n" * 4096
+
+
+def test_dump_to_a_full_disk(small):
+    fill(small, 256 * KIB)
+    try:
+        small.fails("dump", "web", small.point / "web.raw", code=6, says="web.raw")
+        assert not (small.point / "web.raw").exists()
+        small.fails("save", "-o", small.point / "web.tar", "base:1", code=6)
+    finally:
+        empty(small)

@@ -1,0 +1,45 @@
+// See interrupt.h.
+#include "tools/snapctl/interrupt.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "tools/snapctl/exit_code.h"
+
+namespace snap::cli {
+
+namespace {
+
+std::atomic<bool> g_interrupted{false};  // written by the handler, so it cannot be a member
+constexpr unsigned kPatienceSeconds = 10;
+
+void on_interrupt(int) {
+  if (g_interrupted.exchange(true)) _exit(kExitCancelled);
+  alarm(kPatienceSeconds);
+}
+
+void on_alarm(int) {
+  _exit(kExitCancelled);
+}
+
+}  // namespace
+
+void catch_interrupts() {
+  struct sigaction action {};
+  sigemptyset(&action.sa_mask);
+  action.sa_handler = on_interrupt;
+  for (int signal_number : {SIGINT, SIGTERM, SIGHUP})
+    sigaction(signal_number, &action, nullptr);
+  action.sa_handler = on_alarm;
+  sigaction(SIGALRM, &action, nullptr);
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
+}
+
+bool interrupted() noexcept {
+  return g_interrupted.load();
+}
+
+}  // namespace snap::cli

@@ -1,0 +1,13 @@
+// Ctrl-C: the first one asks the work to stop and leave the store as it was; the second, or ten
+// seconds of no answer, ends the process at once (which is safe too: whatever it was writing lies
+// in the store's tmp/ and the next command removes it).
+#pragma once
+
+namespace snap::cli {
+
+/// Installs the handlers of SIGINT, SIGTERM and SIGHUP, and ignores SIGPIPE.
+void catch_interrupts();
+/// True once one of them has arrived.
+bool interrupted() noexcept;
+
+}  // namespace snap::cli

@@ -1,0 +1,171 @@
+// snapctl: the command line. Parses, runs one command, maps its error to an exit code.
+//
+// CLI11 does the parsing; what it does otherwise than docker, or than cli conventions ask, is put
+// right here: `-a=x` means x, usage errors exit with 64 on one line, an unknown command suggests
+// the nearest.
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/store/names.h"
+#include "tools/snapctl/commands.h"
+#include "tools/snapctl/context.h"
+#include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/interrupt.h"
+#include "tools/snapctl/short_options.h"
+
+namespace snap::cli {
+
+void set_action(CLI::App* command, Context& context, Context::Action action) {
+  command->callback([&context, action = std::move(action)] { context.set_action(action); });
+}
+
+namespace {
+
+constexpr const char* kDescription =
+    "Copy-on-write snapshots of block devices, with docker's image model: an image is a stack of\n"
+    "layers, a volume is an image plus a thin writable layer, served over NBD.";
+constexpr const char* kFooter =
+    "A day with it:\n"
+    "  " SNAPCTL_PROGRAM_NAME
+    " import disk.raw base:1\n"
+    "  " SNAPCTL_PROGRAM_NAME
+    " create web --from base:1\n"
+    "  " SNAPCTL_PROGRAM_NAME
+    " export web\n"
+    "  " SNAPCTL_PROGRAM_NAME
+    " commit -a me -m \"add nginx\" web base:2\n"
+    "\n"
+    "'" SNAPCTL_PROGRAM_NAME " help COMMAND' tells about one command.";
+
+void add_global_options(CLI::App& app, GlobalOptions& options) {
+  const char* group = "Options of every command";
+  app.add_option("--store", options.store,
+                 "Where the store is (else SNAPCTL_STORE, else /var/lib/snapctl for root, "
+                 "~/.local/share/snapctl for others)")
+      ->type_name("DIR")
+      ->group(group);
+  app.add_flag("--json", options.json, "Print JSON: bytes as integers, times as RFC 3339")
+      ->group(group);
+  app.add_flag("-q,--quiet", options.quiet, "Print names or ids alone, and no progress")
+      ->group(group);
+  app.add_flag("--no-trunc", options.no_trunc, "Print ids whole")->group(group);
+  app.add_flag("-y,--yes", options.yes, "Do not ask before what cannot be undone")->group(group);
+  app.add_option("--progress", options.progress, "How to show progress: auto, plain or none")
+      ->check(CLI::IsMember({"auto", "plain", "none"}))
+      ->type_name("HOW")
+      ->group(group);
+}
+
+void add_help_command(CLI::App& app, std::string& topic) {
+  CLI::App* help = app.add_subcommand("help", "Tell about a command")->group(kStoreGroup);
+  help->add_option("command", topic, "The command")->type_name("COMMAND");
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({}))
+    names.push_back(command->get_name());
+  return names;
+}
+
+int usage_error(std::string message) {
+  std::fprintf(stderr, "%s\n", error_line(message).c_str());
+  return kExitUsage;
+}
+
+int unknown_command(const CLI::App& app, const std::string& word) {
+  return usage_error("no command " + shown(word) + did_you_mean(word, command_names(app)) +
+                     "; '" SNAPCTL_PROGRAM_NAME " help' lists them");
+}
+
+/// The first word that is no option and no value of one: the command, or what was meant to be one.
+std::string first_word(const std::vector<std::string>& words) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == "--store" || words[i] == "--progress") {
+      ++i;
+    } else if (!words[i].starts_with("-")) {
+      return words[i];
+    }
+  }
+  return {};
+}
+
+int print_help(const CLI::App& app) {
+  std::fputs(app.help().c_str(), stdout);
+  return std::fflush(stdout) == 0 ? kExitOk : kExitFailure;
+}
+
+int show_help(const CLI::App& app, const std::string& topic) {
+  if (topic.empty()) return print_help(app);
+  for (const CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == topic) return print_help(*command);
+  }
+  return unknown_command(app, topic);
+}
+
+int parse_failed(const CLI::App& app, const CLI::ParseError& error) {
+  auto used = app.get_subcommands();
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success))
+    return print_help(used.empty() ? app : *used.front());
+  std::string message = error.what();
+  if (!used.empty()) {
+    std::string name = used.front()->get_name();
+    message = name + ": " + message + "; see '" SNAPCTL_PROGRAM_NAME " help " + name + "'";
+  }
+  return usage_error(message);
+}
+
+int run_program(int argc, char** argv) {
+  remember_command_line(argc, argv);
+  Context context;
+  CLI::App app{kDescription, SNAPCTL_PROGRAM_NAME};
+  app.footer(kFooter);
+  app.set_help_flag("-h,--help", "Print this help");
+  app.require_subcommand(0, 1);
+  add_global_options(app, context.options());
+  add_import_commands(app, context);
+  add_image_commands(app, context);
+  add_commit_commands(app, context);
+  add_inspect_commands(app, context);
+  add_content_commands(app, context);
+  add_dump_commands(app, context);
+  add_archive_commands(app, context);
+  add_volume_commands(app, context);
+  add_snapshot_commands(app, context);
+  add_export_commands(app, context);
+  add_store_commands(app, context);
+  std::string topic;
+  add_help_command(app, topic);
+  for (CLI::App* command : app.get_subcommands({})) {
+    add_global_options(*command, context.options());
+    plain_values(*command);
+  }
+
+  std::vector<std::string> words(argv + 1, argv + argc);
+  std::string first = first_word(words);
+  auto names = command_names(app);
+  if (!first.empty() && std::find(names.begin(), names.end(), first) == names.end())
+    return unknown_command(app, first);
+  mark_short_values(words);
+  std::vector<std::string> reversed(words.rbegin(), words.rend());  // as CLI11 wants them
+  try {
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    return parse_failed(app, error);
+  }
+  if (app.got_subcommand("help")) return show_help(app, topic);
+  if (app.get_subcommands().empty()) return print_help(app);
+  catch_interrupts();
+  return context.run();
+}
+
+}  // namespace
+}  // namespace snap::cli
+
+int main(int argc, char** argv) {
+  return snap::cli::run_program(argc, argv);
+}

@@ -1,0 +1,39 @@
+// See short_options.h.
+#include "tools/snapctl/short_options.h"
+
+#include <CLI/CLI.hpp>
+
+namespace snap::cli {
+
+namespace {
+constexpr char kMark = '\x01';  // in no word that a person types
+
+/// CLI11 takes a single "" or "{}" for an empty list; no object is called so.
+std::string refuse_empty(const std::string& value) {
+  return value.empty() || value == "{}" ? "'" + value + "' is no name" : "";
+}
+}  // namespace
+
+void mark_short_values(std::vector<std::string>& words) {
+  for (std::string& word : words) {
+    if (word == "--") return;
+    if (word.size() >= 3 && word[0] == '-' && word[1] != '-' && word[2] == '=') word[2] = kMark;
+  }
+}
+
+std::string without_mark(std::string value) {
+  if (!value.empty() && value[0] == kMark) value.erase(0, 1);
+  return value;
+}
+
+void plain_values(CLI::App& command) {
+  for (CLI::Option* option : command.get_options()) {
+    // Else "[a,b]" would become two values, and a value would swallow the words behind it.
+    option->allow_extra_args(false);
+    if (option->get_expected_max() != 0 && !option->get_snames().empty())
+      option->transform(without_mark);
+    if (option->get_positional()) option->check(refuse_empty);
+  }
+}
+
+}  // namespace snap::cli

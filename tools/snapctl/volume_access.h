@@ -1,0 +1,54 @@
+// VolumeAccess: a volume to work on, whether it is at rest or being served. At rest this process
+// opens it; served, the requests go to the process that has it, over its control socket.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "snap/result.h"
+#include "snap/store.h"
+#include "snap/task.h"
+
+namespace snap::cli {
+
+class VolumeAccess {
+ public:
+  /// Finds the volume and opens it, or notes who serves it. Busy, with the pid, if a process has it
+  /// that takes no commands.
+  static Task<Result<VolumeAccess>> open(Store& store, std::string text);
+  VolumeAccess(VolumeAccess&&) noexcept = default;
+  VolumeAccess& operator=(VolumeAccess&&) noexcept = default;
+
+  /// As it was when it was opened here.
+  const VolumeSummary& summary() const noexcept { return summary_; }
+  const std::string& name() const noexcept { return summary_.record.name; }
+  bool served() const noexcept { return opened_ == nullptr; }
+
+  /// How long writes waited.
+  Task<Result<std::chrono::microseconds>> snapshot(std::string snapshot_name);
+  Task<Result<void>> clone(std::string new_name);
+  Task<Result<void>> resize(std::uint64_t size);
+  struct Committed {
+    Image image;
+    std::chrono::microseconds pause{0};
+    std::chrono::microseconds total{0};
+    std::uint64_t packed = 0;  ///< bytes read from the delta
+  };
+  Task<Result<Committed>> commit(Store::CommitOptions options, Progress progress);
+
+  /// Gives the volume back. Call it last, also after a failure above.
+  Task<Result<void>> close();
+
+ private:
+  VolumeAccess(Store& store, VolumeSummary summary, std::unique_ptr<OpenVolume> opened)
+      : store_(&store), summary_(std::move(summary)), opened_(std::move(opened)) {}
+
+  Store* store_;
+  VolumeSummary summary_;
+  std::unique_ptr<OpenVolume> opened_;  // null: served
+};
+
+}  // namespace snap::cli
