@@ -74,7 +74,8 @@ Task<void> round_trip(Directory& root, std::uint64_t seed, Encoding encoding) {
   const auto written = must(co_await write_layer(*out, options, chunks));
   const auto size = must(co_await out->stat()).size;
   CHECK(written.info.file_size == size);
-  CHECK(co_await digest_of_file(*out, size) == written.blob);
+  const BlobDigest blob = co_await digest_of_file(*out, size);
+  CHECK(blob == written.blob);
 
   auto in = must(co_await root.open(name, OpenFlags{}));
   auto layer = must(co_await Layer::open(std::move(in), written.info.content));

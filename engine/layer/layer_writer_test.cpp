@@ -267,6 +267,26 @@ TEST_CASE("many batches, with chunks shared between them, become one good file i
   }
 }
 
+TEST_CASE("the blob digest is that of the file when a small batch follows a large one") {
+  // The small one has its hashes while a helper still reads the large one for the blob digest:
+  // nothing but the writer keeps them in order.
+  LoopOptions many;
+  many.kind = LoopOptions::Kind::kThreads;
+  many.offload_threads = 8;
+  auto loop = must(make_event_loop(many));
+  const std::size_t full = kLayerBatchBytes / kChunkSize;
+  for (std::size_t count : {full + 1, 2 * full + 1, 3 * full + 1}) {
+    std::vector<TestChunk> chunks;
+    for (unsigned i = 0; i < count; ++i)
+      chunks.push_back({i, kAllBlocks, 0, random_bytes(i, kChunkSize)});
+    Bytes bytes;
+    bytes.reserve(16u << 20);  // so that writes are quick
+    MemoryFile file(bytes);
+    auto written = must(loop->run(write_layer(file, sized(1u << 30), chunks)));
+    CHECK(written.blob.bytes == sha256(bytes));
+  }
+}
+
 namespace {
 
 Task<Result<LayerWriter::Written>> write_into(Directory& root,
