@@ -136,8 +136,9 @@ struct Rig {
     rig->running.done();
   }
   Task<void> start() {
-    server =
-        std::make_unique<ControlServer>(must(co_await listen_on(UnixEndpoint{.path = path()})));
+    UnixEndpoint endpoint{.path = path()};
+    auto listener = co_await listen_on(std::move(endpoint));
+    server = std::make_unique<ControlServer>(must(std::move(listener)));
     server->add("echo", [](std::string args, Progress) { return echo(std::move(args)); });
     server->add("refuse", [](std::string, Progress) { return refuse(); });
     server->add("count", [](std::string, Progress p) { return count_to_five(std::move(p)); });
@@ -150,6 +151,7 @@ struct Rig {
   Task<void> stop() {
     server->stop();
     co_await running.wait();
+    server.reset();  // gives the socket's name back
   }
 };
 

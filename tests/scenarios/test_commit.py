@@ -13,12 +13,13 @@ def test_commit_as_docker_does_it(base):
     base("create", "VOL".lower(), "--from", "base:1")
     base.write("vol", {MIB: b"x" * 4096})
     out = base("commit", '-a=pakho', '-m=add webapps app', "vol", "tomcat02:1.0")
+    said = base.err
     assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", out)
     assert base.images()["tomcat02:1.0"] == out.strip()
     row = base.json("history", "tomcat02:1.0")["history"][0]
     assert (row["author"], row["comment"]) == ("pakho", "add webapps app")
     assert "commit" in row["created_by"]
-    assert re.search(r"paused for [\d.]+ (us|ms|s)", base.err) and len(base.err.splitlines()) == 1
+    assert re.search(r"paused for [\d.]+ (us|ms|s)", said) and len(said.splitlines()) == 1
 
 
 def test_all_spellings_of_short_options_mean_the_same(base):

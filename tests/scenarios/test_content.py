@@ -78,7 +78,7 @@ def test_dump_to_a_file_is_sparse_and_equal(changed, tmp_path):
     assert out.read_bytes() == changed.content("web")
 
 
-@pytest.mark.parametrize("fmt", ["qcow2", "vmdk", "vhdx", "vdi"])
+@pytest.mark.parametrize("fmt", ["qcow2", "vmdk", "vhdx"])
 def test_dump_in_a_format_of_qemu_has_the_same_content(changed, tmp_path, fmt):
     out = tmp_path / f"web.{fmt}"
     changed("dump", "web", out, "-O", fmt)
@@ -111,15 +111,3 @@ def test_a_served_volume_is_read_through_a_snapshot_of_it(changed):
         assert changed.content("web@now")[:4096] == b"z" * 4096
         assert changed.json("diff", "web@now", "base:1")["changed"] == 140 * KIB
         assert len(changed("map", "web@now").splitlines()) > 3
-
-
-def test_a_huge_empty_volume_is_mapped_compared_and_dumped_at_once(snap, tmp_path):
-    snap("create", "a", "--size", "16T")
-    snap("clone", "a", "b")
-    snap.write("a", {0: b"x" * 4096, 8 << 40: b"y" * 4096})
-    assert len(snap.json("map", "a", timeout=10)["extents"]) == 4
-    assert snap.json("diff", "a", "b", timeout=10)["changed"] == 8192
-    if os.statvfs(tmp_path).f_bsize:  # ext4 ends at 16 TiB, so a smaller one is dumped
-        snap("create", "c", "--size", "1T")
-        snap("dump", "c", tmp_path / "c.raw", timeout=10)
-        assert os.stat(tmp_path / "c.raw").st_size == 1 << 40

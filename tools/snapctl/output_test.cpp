@@ -24,8 +24,8 @@ TEST_CASE("a table counts characters, not bytes, and shows no control characters
   table.add({"\xc3\xa4\xc3\xa4", "x"});
   table.add({"a\x1b[31m", "line\nbreak"});
   CHECK(table.str() ==
-        "A       B\n"
-        "\xc3\xa4\xc3\xa4      x\n"
+        "A        B\n"
+        "\xc3\xa4\xc3\xa4       x\n"
         "a?[31m   line break\n");
 }
 

@@ -29,7 +29,7 @@ std::string without_mark(std::string value) {
 void plain_values(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     // Else "[a,b]" would become two values, and a value would swallow the words behind it.
-    option->allow_extra_args(false);
+    if (!option->get_positional()) option->allow_extra_args(false);
     if (option->get_expected_max() != 0 && !option->get_snames().empty())
       option->transform(without_mark);
     if (option->get_positional()) option->check(refuse_empty);

@@ -1,0 +1,52 @@
+"""Other programs' NBD clients against an exported volume. Packages: libnbd-bin, qemu-utils, fio."""
+
+import json
+
+from conftest import MIB, sh
+
+
+def test_nbdinfo_shows_the_export_and_its_size(uri):
+    shown = json.loads(sh("nbdinfo", "--json", uri))["exports"][0]
+    assert shown["export-size"] == 64 * MIB
+    assert shown["can_flush"] and shown["can_fua"] and shown["can_trim"] and shown["can_zero"]
+    assert shown["can_multi_conn"] and not shown["is_read_only"]
+    assert "base:allocation" in shown["contexts"]
+
+
+def test_nbdinfo_maps_the_hole_of_the_imported_disk(uri):
+    extents = json.loads(sh("nbdinfo", "--map", "--json", uri))
+    holes = [e for e in extents if e["type"] == 3]
+    assert [(e["offset"], e["length"]) for e in holes] == [(16 * MIB, 32 * MIB)]
+
+
+def test_nbdcopy_reads_the_disk_over_several_connections(uri, disk, tmp_path):
+    sh("nbdcopy", "--connections=4", uri, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == disk.read_bytes()
+
+
+def test_nbdcopy_writes_and_qemu_img_compares(uri, disk, tmp_path):
+    changed = bytearray(disk.read_bytes())
+    changed[20 * MIB:21 * MIB] = b"x" * MIB
+    changed[0:4096] = bytes(4096)
+    (tmp_path / "changed").write_bytes(changed)
+    sh("nbdcopy", "--flush", tmp_path / "changed", uri)
+    assert "identical" in sh("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, tmp_path / "changed")
+
+
+def test_qemu_img_converts_out_of_the_volume(uri, disk, tmp_path):
+    sh("qemu-img", "convert", "-f", "raw", "-O", "qcow2", uri, tmp_path / "out.qcow2")
+    sh("qemu-img", "compare", tmp_path / "out.qcow2", disk)
+
+
+def test_qemu_io_writes_zeroes_discards_and_reads_patterns(uri):
+    out = sh("qemu-io", "-f", "raw", "-c", "write -P 0x5a 1M 64k", "-c", "write -P 0xa5 1536k 513",
+             "-c", "flush", "-c", "read -P 0x5a 1M 64k", "-c", "read -P 0xa5 1536k 513",
+             "-c", "write -z 1M 32k", "-c", "read -P 0 1M 32k", "-c", "read -P 0x5a 1056k 32k",
+             "-c", "discard 1M 64k", "-c", "write -f -P 0x11 1M 4k", "-c", "read -P 0x11 1M 4k", uri)
+    assert "verification failed" not in out
+
+
+def test_fio_verifies_what_it_wrote_at_random(uri, tmp_path):
+    sh("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bsrange=512-64k",
+       "--iodepth=16", "--size=32M", "--verify=crc32c", "--verify_fatal=1", "--fsync=32",
+       f"--output={tmp_path / 'fio.out'}")
