@@ -383,3 +383,53 @@ TEST_CASE("a feature that is not known is refused naming the release, or allows 
   volume.features.ro_compat = 2;
   CHECK(decode_volume("a", encode_volume(volume).value()).value().read_only);
 }
+
+// The examples of docs/format.md: what the first release wrote opens for ever.
+TEST_CASE("the files shown in docs/format.md are read") {
+  const std::string format =
+      "snapctl-store 1\ncompat 0000000000000000\nro-compat 0000000000000000\n"
+      "incompat 0000000000000000\nneeds 0.1.0\nchecksum 42c536e9db3a9c29\n";
+  CHECK(decode_format(format).value().version == 1);
+
+  const auto entries = decode_index(R"({"schemaVersion":2,)"
+                                    R"("mediaType":"application/vnd.oci.image.index.v1+json",)"
+                                    R"("manifests":[
+{"annotations":{"dev.snapctl.checksum":"939bd8689a648cca",)"
+                                    R"("org.opencontainers.image.ref.name":"base:1"},)"
+                                    R"("digest":"sha256:b050e7ee90a4e9571c83f562caacec53)"
+                                    R"(38d06a825405110453f0b44992102cea",)"
+                                    R"("mediaType":"application/vnd.oci.image.manifest.v1+json",)"
+                                    R"("size":392}
+]}
+)");
+  REQUIRE(entries.value().size() == 1);
+  CHECK(entries.value()[0].reference->str() == "base:1");
+
+  const auto volume = decode_volume("a", R"({
+ "base_manifest": "sha256:b050e7ee90a4e9571c83f562caacec5338d06a825405110453f0b44992102cea",
+ "checksum": "5fa1665914c40530",
+ "created": "2026-11-24T07:01:01Z",
+ "delta": "405bdca5-9f72-4de6-8376-1ec4b135a16e",
+ "floor": 1048576,
+ "format": {
+  "compat": 0,
+  "incompat": 0,
+  "needs": "0.1.0",
+  "ro_compat": 0,
+  "version": 1
+ },
+ "generation": 1,
+ "id": "f38af89a-19b9-48b9-a711-906925bc3a16",
+ "image": "sha256:16ecbb6cd09217a6142995d841affbcca996dcce87101d0cb028ac33c8280e0c",
+ "image_name": "",
+ "labels": {},
+ "manifest": "sha256:b050e7ee90a4e9571c83f562caacec5338d06a825405110453f0b44992102cea",
+ "sealed": [],
+ "size": 1048576,
+ "snapshots": []
+})");
+  REQUIRE(volume);
+  CHECK(volume->record.size == 1u << 20);
+  CHECK(volume->record.delta == "405bdca5-9f72-4de6-8376-1ec4b135a16e");
+  CHECK(volume->record.manifest);
+}
