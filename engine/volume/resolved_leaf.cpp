@@ -17,12 +17,17 @@ std::uint64_t rank_of(BlockMask data, unsigned block) {
       std::popcount(static_cast<BlockMask>(data & (bit_of(block) - 1u))));
 }
 
-/// True if a raw entry can stand in 8 bytes: its whole data is what is visible, uncut.
-bool fits_raw(const MixedPart& part) {
+/// True if the chunk's blocks are raw, where 36 bits can say, and not cut by the layer's end.
+bool is_plain(const MixedPart& part) {
   const ChunkEntry& e = part.entry;
-  return e.encoding == Encoding::kRaw && part.zero == 0 && part.data == e.data &&
-         e.offset % kBlockSize == 0 && LeafEntry::fits(e.offset / kBlockSize) &&
+  return e.encoding == Encoding::kRaw && e.offset % kBlockSize == 0 &&
+         LeafEntry::fits(e.offset / kBlockSize + kBlocksPerChunk) &&
          offset_of(e.chunk).value + kChunkSize <= part.limit;
+}
+
+/// True if the whole chunk can stand in 8 bytes.
+bool fits_raw(const MixedPart& part) {
+  return is_plain(part) && part.zero == 0 && part.data == part.entry.data;
 }
 
 }  // namespace
@@ -38,27 +43,29 @@ BlockMask blocks_below(ChunkIndex chunk, std::uint64_t limit) noexcept {
 
 std::uint64_t ResolvedLeaf::memory() const noexcept {
   return sizeof *this + mixed_.size() * sizeof(MixedChunk) + parts_.size() * sizeof(MixedPart) +
-         (verified_.words.size() + part_verified_.words.size()) * sizeof(std::uint64_t);
+         places_.size() * sizeof(std::uint64_t);
 }
 
-LeafRun ResolvedLeaf::run_in_mixed(const MixedChunk& chunk, ByteOffset at,
-                                   LeafRun run) const noexcept {
-  const unsigned block = block_in_chunk(at);
-  if ((chunk.data & bit_of(block)) == 0) return run;
-  const std::size_t number = chunk.first_part + chunk.part_of[block];
-  const MixedPart& part = parts_[number];
+/// A block whose place has no room for all that matters.
+LeafRun ResolvedLeaf::run_in_part(const MixedPart& part, ByteOffset at,
+                                  LeafRun run) const noexcept {
   if (at.value >= part.limit) return run;  // the rest of a block that the layer's end cuts
   run.length = std::min(run.length, part.limit - at.value);
   run.layer = part.layer;
-  if (part.entry.encoding != Encoding::kRaw) {
-    run.kind = LeafRun::Kind::kPacked;
-    run.packed = &part;
-    return run;
-  }
+  run.kind = LeafRun::Kind::kPacked;
+  run.packed = &part;
+  return run;
+}
+
+LeafRun ResolvedLeaf::run_in_mixed(std::size_t mixed, ByteOffset at, LeafRun run) const noexcept {
+  const auto place = LeafEntry::from_bits(
+      places_[mixed * kBlocksPerChunk + block_in_chunk(at)].load(std::memory_order_acquire));
+  if (place.kind() == LeafEntry::Kind::kMixed) return run_in_part(parts_[place.value()], at, run);
+  if (place.kind() == LeafEntry::Kind::kNone) return run;
   run.kind = LeafRun::Kind::kRaw;
-  run.verified = part_verified_.get(number);
-  run.file_offset =
-      part.entry.offset + rank_of(part.entry.data, block) * kBlockSize + at.value % kBlockSize;
+  run.layer = place.layer();
+  run.verified = (place.mask() & kVerified) != 0;
+  run.file_offset = place.value() * kBlockSize + at.value % kBlockSize;
   return run;
 }
 
@@ -68,11 +75,11 @@ LeafRun ResolvedLeaf::run_in_block(ByteOffset at) const noexcept {
   const std::size_t slot = slot_of(chunk_of(at));
   const LeafEntry entry = entries_[slot];
   const unsigned block = block_in_chunk(at);
-  if (entry.kind() == LeafEntry::Kind::kMixed) return run_in_mixed(mixed_[entry.value()], at, run);
+  if (entry.kind() == LeafEntry::Kind::kMixed) return run_in_mixed(entry.value(), at, run);
   if (entry.kind() == LeafEntry::Kind::kRaw && (entry.mask() & bit_of(block)) != 0) {
     run.kind = LeafRun::Kind::kRaw;
     run.layer = entry.layer();
-    run.verified = verified_.get(slot);
+    run.verified = (verified_[slot / 64].load(std::memory_order_acquire) >> slot % 64 & 1) != 0;
     run.file_offset =
         (entry.value() + rank_of(entry.mask(), block)) * kBlockSize + at.value % kBlockSize;
   }
@@ -141,26 +148,34 @@ std::vector<ResolvedLeaf::Unverified> ResolvedLeaf::unverified(ChunkIndex chunk)
   std::vector<Unverified> out;
   const std::size_t slot = slot_of(chunk);
   const LeafEntry entry = entries_[slot];
-  if (entry.kind() == LeafEntry::Kind::kRaw && !verified_.get(slot)) {
-    out.push_back(Unverified{.layer = entry.layer()});
+  if (entry.kind() == LeafEntry::Kind::kRaw) {
+    if ((verified_[slot / 64].load(std::memory_order_acquire) >> slot % 64 & 1) == 0)
+      out.push_back(Unverified{.layer = entry.layer()});
   } else if (entry.kind() == LeafEntry::Kind::kMixed) {
     const MixedChunk& mixed = mixed_[entry.value()];
     for (std::size_t p = mixed.first_part; p < mixed.first_part + mixed.part_count; ++p) {
       const MixedPart& part = parts_[p];
-      if (part.data == 0 || part.entry.encoding != Encoding::kRaw || part_verified_.get(p))
-        continue;
-      out.push_back({part.layer, p, part.slice, part.index});
+      if (part.data == 0) continue;
+      const auto block = static_cast<std::size_t>(std::countr_zero(part.data));
+      const auto place = LeafEntry::from_bits(
+          places_[entry.value() * kBlocksPerChunk + block].load(std::memory_order_acquire));
+      if (place.kind() == LeafEntry::Kind::kRaw && (place.mask() & kVerified) == 0)
+        out.push_back({part.layer, p, part.slice, part.index});
     }
   }
   return out;
 }
 
 void ResolvedLeaf::mark_verified(ChunkIndex chunk, std::size_t part) const noexcept {
+  const std::size_t slot = slot_of(chunk);
   if (part == kWholeEntry) {
-    verified_.set(slot_of(chunk));
-  } else {
-    part_verified_.set(part);
+    verified_[slot / 64].fetch_or(std::uint64_t{1} << slot % 64, std::memory_order_release);
+    return;
   }
+  for (unsigned b = 0; b < kBlocksPerChunk; ++b)
+    if ((parts_[part].data & bit_of(b)) != 0)
+      places_[entries_[slot].value() * kBlocksPerChunk + b].fetch_or(kVerified,
+                                                                     std::memory_order_release);
 }
 
 // ---- LeafBuilder
@@ -202,6 +217,21 @@ void LeafBuilder::add(const Layer& layer, std::size_t layer_index, std::uint64_t
   }
 }
 
+/// Part `number` of the leaf: where each of its blocks is.
+void LeafBuilder::add_places(const Part& p, std::size_t number, std::size_t mixed) {
+  const MixedPart& part = p.part;
+  const ChunkEntry& e = part.entry;
+  places_.resize((mixed + 1) * kBlocksPerChunk);
+  for (unsigned b = 0; b < kBlocksPerChunk; ++b) {
+    if ((part.data & bit_of(b)) == 0) continue;
+    LeafEntry place = LeafEntry::mixed(number);
+    if (is_plain(part))
+      place = LeafEntry::raw(part.layer, e.offset / kBlockSize + rank_of(e.data, b),
+                             p.verified ? ResolvedLeaf::kVerified : BlockMask{0});
+    places_[mixed * kBlocksPerChunk + b] = place.bits();
+  }
+}
+
 void LeafBuilder::add_mixed(ResolvedLeaf& leaf, std::size_t slot, std::size_t begin,
                             std::size_t end) {
   ResolvedLeaf::MixedChunk mixed;
@@ -214,7 +244,7 @@ void LeafBuilder::add_mixed(ResolvedLeaf& leaf, std::size_t slot, std::size_t be
     for (unsigned b = 0; b < kBlocksPerChunk; ++b)
       if (((part.data | part.zero) & bit_of(b)) != 0)
         mixed.part_of[b] = static_cast<std::uint8_t>(i - begin);
-    if (parts_[i].verified) leaf.part_verified_.set(leaf.parts_.size());
+    add_places(parts_[i], leaf.parts_.size(), leaf.mixed_.size());
     leaf.parts_.push_back(part);
   }
   leaf.entries_[slot] = LeafEntry::mixed(leaf.mixed_.size());
@@ -224,7 +254,7 @@ void LeafBuilder::add_mixed(ResolvedLeaf& leaf, std::size_t slot, std::size_t be
 std::shared_ptr<const ResolvedLeaf> LeafBuilder::finish() {
   std::stable_sort(parts_.begin(), parts_.end(),
                    [](const Part& a, const Part& b) { return a.slot < b.slot; });
-  std::shared_ptr<ResolvedLeaf> leaf(new ResolvedLeaf(first_, parts_.size()));
+  std::shared_ptr<ResolvedLeaf> leaf(new ResolvedLeaf(first_));
   for (std::size_t begin = 0; begin < parts_.size();) {
     const std::size_t slot = parts_[begin].slot;
     std::size_t end = begin + 1;
@@ -236,12 +266,15 @@ std::shared_ptr<const ResolvedLeaf> LeafBuilder::finish() {
     } else if (end - begin == 1 && fits_raw(top)) {
       leaf->entries_[slot] =
           LeafEntry::raw(top.layer, top.entry.offset / kBlockSize, top.entry.data);
-      if (parts_[begin].verified) leaf->verified_.set(slot);
+      if (parts_[begin].verified) leaf->mark_verified(first_ + slot, ResolvedLeaf::kWholeEntry);
     } else {
       add_mixed(*leaf, slot, begin, end);
     }
     begin = end;
   }
+  leaf->places_ = std::vector<std::atomic<std::uint64_t>>(places_.size());
+  for (std::size_t i = 0; i < places_.size(); ++i)
+    leaf->places_[i].store(places_[i], std::memory_order_relaxed);
   leaf->parts_.shrink_to_fit();
   leaf->mixed_.shrink_to_fit();
   return leaf;

@@ -5,6 +5,9 @@
 // a compressed chunk, or a block cut by a layer's visible end. Mixed chunks go through a side
 // table.
 //
+// Of a mixed chunk each block has 8 bytes of its own with the same fields (the place), so that a
+// read of a raw block looks at one cache line however many layers the chunk is mixed from.
+//
 // A leaf never changes once built, but for the "verified" bits, which only ever go from false to
 // true: they remember that the layer has checked the stored bytes in this process, so that a read
 // of a raw block needs nothing but its file offset.
@@ -39,8 +42,14 @@ class LeafEntry {
   static LeafEntry zero(std::size_t layer, BlockMask zero) {
     return LeafEntry(kZeroSource, layer, zero);
   }
-  /// See the leaf's mixed chunk `index`.
+  /// See the leaf's mixed chunk `index`; for a place: the mixed part `index`.
   static LeafEntry mixed(std::size_t index) { return LeafEntry(kMixedSource, index, 0); }
+  static LeafEntry from_bits(std::uint64_t bits) {
+    LeafEntry entry;
+    entry.bits_ = bits;
+    return entry;
+  }
+  std::uint64_t bits() const { return bits_; }
 
   /// True if `block` fits into the 36 bits.
   static constexpr bool fits(std::uint64_t block) { return block < std::uint64_t{1} << 36; }
@@ -85,7 +94,7 @@ struct LeafRun {
   enum class Kind : std::uint8_t {
     kZero,
     kRaw,     ///< `length` bytes of the file, from file_offset
-    kPacked,  ///< blocks of a compressed chunk
+    kPacked,  ///< blocks that the layer has to hand out: compressed, or cut by its end
   };
   Kind kind = Kind::kZero;
   bool verified = true;  ///< of kRaw: every chunk that the run touches has been verified
@@ -131,30 +140,25 @@ class ResolvedLeaf {
     std::array<std::uint8_t, kBlocksPerChunk> part_of{};  ///< the part that decides the block
   };
 
-  struct Bits {
-    explicit Bits(std::size_t count) : words((count + 63) / 64) {}
-    bool get(std::size_t i) const noexcept {
-      return words[i / 64].load(std::memory_order_acquire) >> i % 64 & 1;
-    }
-    void set(std::size_t i) noexcept {
-      words[i / 64].fetch_or(std::uint64_t{1} << i % 64, std::memory_order_release);
-    }
-    std::vector<std::atomic<std::uint64_t>> words;
-  };
+  /// In the mask of a place: its chunk has been verified.
+  static constexpr BlockMask kVerified = 1;
 
-  ResolvedLeaf(ChunkIndex first, std::size_t part_count)
-      : first_(first), verified_(kLeafChunks), part_verified_(part_count) {}
+  explicit ResolvedLeaf(ChunkIndex first) : first_(first) {}
 
   LeafRun run_in_block(ByteOffset at) const noexcept;
-  LeafRun run_in_mixed(const MixedChunk& chunk, ByteOffset at, LeafRun run) const noexcept;
+  LeafRun run_in_mixed(std::size_t mixed, ByteOffset at, LeafRun run) const noexcept;
+  LeafRun run_in_part(const MixedPart& part, ByteOffset at, LeafRun run) const noexcept;
   std::size_t slot_of(ChunkIndex chunk) const noexcept { return chunk - first_; }
 
   ChunkIndex first_;
   std::array<LeafEntry, kLeafChunks> entries_{};
   std::vector<MixedChunk> mixed_;
   std::vector<MixedPart> parts_;
-  mutable Bits verified_;       ///< of kRaw entries, by slot
-  mutable Bits part_verified_;  ///< of mixed parts
+  /// 16 a mixed chunk: none (reads zero), raw with the file block of this very block and kVerified,
+  /// or mixed: what only the part can tell.
+  mutable std::vector<std::atomic<std::uint64_t>> places_;
+  /// Of kRaw entries, by slot.
+  mutable std::array<std::atomic<std::uint64_t>, kLeafChunks / 64> verified_{};
 };
 
 /// Merges the tables of layers, top layer first, into a leaf.
@@ -178,10 +182,12 @@ class LeafBuilder {
     MixedPart part;
   };
   void add_mixed(ResolvedLeaf& leaf, std::size_t slot, std::size_t begin, std::size_t end);
+  void add_places(const Part& part, std::size_t number, std::size_t mixed);
 
   ChunkIndex first_;
   std::array<BlockMask, kLeafChunks> decided_{};
   std::vector<Part> parts_;  ///< top first within a chunk; each decides a block at least
+  std::vector<std::uint64_t> places_;
 };
 
 /// Blocks of `chunk` that begin below `limit` bytes.
