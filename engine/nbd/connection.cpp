@@ -42,6 +42,7 @@ Task<Result<void>> Connection::run() {
   helpers_.add();
   EventLoop::current()->spawn(watch_handshake());
   auto result = co_await serve();
+  if (phase_ == Phase::kHandshake) phase_ = Phase::kEnded;
   handshake_timer_.wake();
   co_await helpers_.wait();
   if (!result && too_slow_) {

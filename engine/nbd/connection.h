@@ -90,7 +90,7 @@ class Connection {
   bool draining_ = false;
   bool send_failed_ = false;
 
-  enum class Phase { kHandshake, kTransmission } phase_ = Phase::kHandshake;
+  enum class Phase { kHandshake, kTransmission, kEnded } phase_ = Phase::kHandshake;
   bool too_slow_ = false;
   Sleep handshake_timer_;
   WaitGroup helpers_;  ///< tasks beside run() that use this object

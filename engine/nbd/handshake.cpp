@@ -287,11 +287,11 @@ Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& 
   Negotiation negotiation(exports);
   const std::vector<std::byte> greeting = Negotiation::greeting();
   auto greeted = co_await send_all(stream.socket(), greeting);
-  if (!greeted) co_return greeted.error();
+  // A port scan, or a check that the server is there, does not wait for it.
+  if (!greeted) co_return std::optional<Session>();
   auto have = co_await stream.fill(kClientFlagsBytes);
   if (!have) co_return have.error();
   if (!*have) {
-    // A port scan, or a check that the server is there.
     if (stream.buffered().empty()) co_return std::optional<Session>();
     co_return cut_off("in its handshake flags");
   }

@@ -18,6 +18,12 @@ namespace {
 
 constexpr std::size_t kShortId = 12;
 
+/// The first digits of a UUID, without its dashes.
+std::string short_id(std::string uuid) {
+  std::erase(uuid, '-');
+  return uuid.substr(0, kShortId);
+}
+
 std::string export_name_of(const ServeItem& item) {
   if (!item.export_name.empty()) return item.export_name;
   return item.kind == ServeItem::Kind::kSnapshot ? item.name + "@" + item.snapshot : item.name;
@@ -131,10 +137,10 @@ Task<Result<std::string>> VolumeServer::Impl::choose_id() {
     if (item.kind != ServeItem::Kind::kVolume) continue;
     auto found = co_await served_.store->volume(item.name);
     if (!found) co_return found.error();
-    co_return found->record.id.substr(0, kShortId);
+    co_return short_id(found->record.id);
   }
   SystemRandom random;
-  co_return Uuid::make(random).str().substr(0, kShortId);
+  co_return short_id(Uuid::make(random).str());
 }
 
 Task<Result<std::shared_ptr<Volume>>> VolumeServer::Impl::open_item(ServeItem item) {
