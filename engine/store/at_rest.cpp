@@ -22,7 +22,7 @@ struct AtRest {
 Task<Result<AtRest>> take(Store::Impl& store, std::string name) {
   auto valid = check_volume_name(name);
   if (!valid) co_return valid.error();
-  const Holder holder{.pid = ::getpid()};
+  const Holder holder = this_process();
   auto lock = co_await store.volumes.lock(name, holder);
   if (!lock) co_return lock.error();
   auto stored = co_await store.volumes.read_locked(*lock, name);

@@ -109,7 +109,7 @@ Task<Result<VolumeRecord>> Store::clone(OpenVolume& volume, std::string new_name
   if (!valid) co_return valid.error();
   auto turn = co_await lock_with_room(source);
   if (!turn) co_return turn.error();
-  const Holder holder{.pid = ::getpid()};
+  const Holder holder = this_process();
   auto lock = co_await source.store->volumes.lock_new(new_name, holder);
   if (!lock) co_return lock.error();
   auto clone = co_await publish_clone(source, *lock, new_name);
