@@ -1,6 +1,10 @@
 // What the tests of the store share: images made of patterns, and runs on a loop. For tests only.
 #pragma once
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -88,6 +92,42 @@ inline std::vector<std::string> names_of(const std::vector<VolumeSummary>& volum
   for (const VolumeSummary& volume : volumes)
     out.push_back(volume.record.name);
   return out;
+}
+
+/// Files, as they are on the real disk.
+inline std::string slurp(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(in), {});
+}
+inline void spill(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
+}
+
+template <class T>
+std::string message_of(const Result<T>& result) {
+  return result ? std::string() : result.error().message();
+}
+template <class T>
+ErrorCode code_of(const Result<T>& result) {
+  if (result) return ErrorCode{-1};  // no failure: equal to no code
+  return result.error().code();
+}
+inline bool holds(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+
+inline std::size_t entries_of(const std::string& path) {
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path),
+                                                std::filesystem::directory_iterator()));
+}
+
+inline std::vector<std::byte> read_volume(StoreRig& rig, Volume& volume, std::uint64_t at) {
+  std::vector<std::byte> out(kBlockSize);
+  must(rig.run(volume.read(ByteOffset(at), out)));
+  return out;
+}
+inline std::vector<std::byte> block(std::uint8_t fill) {
+  return std::vector<std::byte>(kBlockSize, static_cast<std::byte>(fill));
 }
 
 }  // namespace snap
