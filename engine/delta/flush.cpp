@@ -75,7 +75,10 @@ Task<Result<void>> DeltaImpl::commit() {
   std::uint64_t cursor = 0;
   while (blocks_->capture_some(&cursor, changes))
     co_await yield_now();
-  if (written_.load() > data_synced_) {
+  // A write sets its bits before it marks the epoch: what was taken may hold bits of a write that
+  // has no mark yet.
+  const auto names_data = [](const Change& change) { return change.data != 0; };
+  if (written_.load() > data_synced_ || std::ranges::any_of(changes, names_data)) {
     // Rule Data: the bytes are durable before the bits that name them.
     auto synced = co_await data_sync(*data_);
     syncs_.fetch_add(1, std::memory_order_relaxed);
