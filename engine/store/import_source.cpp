@@ -120,9 +120,9 @@ bool is_format_name(std::string_view format) {
 }
 
 Error needs_raw(const std::string& what, const std::string& format) {
-  return Error(ErrorCode::kUnsupported, "import from " + what + " as " + format +
-                                            ": only a file can be read as that; save it to a "
-                                            "file first");
+  return Error(ErrorCode::kInvalidArgument, "import from " + what + " as " + format +
+                                                ": only a file can be read as that; save it to a "
+                                                "file first");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "engine/store/chain_ops.h"
 #include "engine/store/names.h"
@@ -134,7 +135,11 @@ Task<Result<void>> Store::resize(OpenVolume& volume, std::uint64_t size) {
   OpenVolume::Impl* self = &open;
   const Volume::Publish publish = [self, &next] { return self->publish(next); };
   auto resized = co_await open.volume->resize(size, publish);
-  if (!resized) co_return resized.error().with_context("resize " + next.name);
+  if (!resized) {
+    Error why = resized.error();
+    if (why.sys_errno() == EFBIG) why = co_await open.store->volumes.too_large(size);
+    co_return why.with_context("resize " + next.name);
+  }
   co_return Result<void>();
 }
 

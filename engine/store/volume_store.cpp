@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "engine/store/names.h"
 #include "snap/limits.h"
@@ -274,6 +275,16 @@ Task<Result<void>> VolumeStore::rename(VolumeLock& lock, std::string name, std::
 
 // ---- Deltas
 
+Task<Error> VolumeStore::too_large(std::uint64_t size) {
+  auto space = co_await deltas_->space();
+  const std::string type = space ? space->type + " " : std::string();
+  co_return Error(ErrorCode::kTooLarge, "a volume of " + std::to_string(size) +
+                                            " bytes needs a file as large, which the " + type +
+                                            "file system of " + deltas_->path() +
+                                            " cannot hold; choose a smaller size, or a store on "
+                                            "xfs");
+}
+
 Task<Result<std::unique_ptr<Delta>>> VolumeStore::create_delta(std::uint64_t size) {
   const Uuid id = Uuid::make(*random_);
   const std::string name = id.str();
@@ -288,7 +299,8 @@ Task<Result<std::unique_ptr<Delta>>> VolumeStore::create_delta(std::uint64_t siz
   Result<void> synced;
   if (delta) synced = co_await deltas_->sync();
   if (delta && synced) co_return std::move(*delta);
-  const Error why = delta ? synced.error() : delta.error();
+  Error why = delta ? synced.error() : delta.error();
+  if (why.sys_errno() == EFBIG) why = co_await too_large(size);
   if (delta) {
     auto closed = co_await (*delta)->close();
     (void)closed;  // it goes away; the sync's error is the one to tell

@@ -90,6 +90,8 @@ class VolumeStore {
   /// A new, empty, durable delta (its name too). The caller holds the store lock until a record
   /// that names it is published.
   Task<Result<std::unique_ptr<Delta>>> create_delta(std::uint64_t size);
+  /// What to say when the file system answers EFBIG for a volume of `size` bytes.
+  Task<Error> too_large(std::uint64_t size);
   Task<Result<std::unique_ptr<Delta>>> open_delta(std::string uuid, Delta::Mode mode);
   /// Removes a delta that no record names. Only under the exclusive store lock.
   Task<Result<void>> remove_delta(std::string uuid);

@@ -135,6 +135,20 @@ def test_term_drains_what_is_in_flight_and_stops_soon(base):
     assert base.content("web")[:MIB] == b"t" * MIB
 
 
+def test_export_that_cannot_says_why(base, tmp_path):
+    base("create", "web", "--from", "base:1")
+    base.fails("export", "wbe", code=4, says="web")
+    base.fails("export", "web", tmp_path / "disk.raw", code=64, says=["dump", "NBD"])
+    base.fails("export", "web", "disk.raw", code=64, says="dump")
+    base.fails("export", "web", "--socket", tmp_path / ("x" * 200), code=64, says="107")
+    base.fails("export", "web", "--tcp", "not an address", code=64)
+    base.fails("export", "web", "--threads", "0", code=64)
+    base.fails("export", "web", "--socket", tmp_path / "a", "--tcp", "127.0.0.1:1", code=64)
+    with base.export("web", options=["--socket", str(tmp_path / "a.sock")]) as server:
+        base("create", "two", "--size", "1M")
+        base.fails("export", "two", "--socket", tmp_path / "a.sock", code=5, says="a.sock")
+        base.fails("export", "web", "--socket", tmp_path / "b.sock", code=5, says=str(server.process.pid))
+
 
 def test_trim_gives_space_back(base):
     base("create", "web", "--from", "base:1")

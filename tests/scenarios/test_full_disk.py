@@ -169,3 +169,12 @@ def test_dump_to_a_full_disk(small):
         small.fails("save", "-o", small.point / "web.tar", "base:1", code=6)
     finally:
         empty(small)
+
+
+def test_a_volume_that_the_file_system_cannot_hold_is_refused_by_name(small):
+    # No file of ext4 goes beyond 16 TiB.
+    small.fails("create", "large", "--size", "100T", code=1, says=["ext4", "xfs", str(100 << 40)])
+    small.fails("resize", "web", "100T", code=1, says=["ext4", "xfs"])
+    assert set(small.volumes()) == {"web"}
+    assert small.volumes()["web"]["size"] == 4 * MIB
+    assert small.content("web")[:MIB] == noise(MIB, 2)

@@ -197,3 +197,49 @@ def test_hostile_names_are_refused_with_one_short_line(base, name):
         assert b"\x1b" not in err
     assert base.state() == before
     assert sorted(os.listdir(base.store)) == listing
+
+
+def test_import_of_an_unreadable_file_says_so(snap, tmp_path):
+    if os.geteuid() == 0:
+        # Root reads everything; a directory read as a raw file is what even root cannot.
+        snap.fails("import", tmp_path, "a:1", "-f", "raw", code=64, says=str(tmp_path))
+    else:
+        secret = tmp_path / "secret.raw"
+        secret.write_bytes(bytes(4096))
+        secret.chmod(0)
+        snap.fails("import", secret, "a:1", code=1, says="secret.raw")
+
+
+def test_a_truncated_qcow2_is_refused(snap, tmp_path):
+    raw = sparse_file(tmp_path / "disk.raw", 8 * MIB, {0: noise(4 * MIB, 1)})
+    sh("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, tmp_path / "disk.qcow2")
+    os.truncate(tmp_path / "disk.qcow2", 70000)
+    done = snap.popen("import", tmp_path / "disk.qcow2", "a:1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, err = done.communicate(timeout=60)
+    assert done.returncode in (1, 2, 64), err
+    assert snap.images() == {}
+
+
+def test_history_has_a_row_for_each_layer_newest_first(base):
+    base("create", "web", "--from", "base:1")
+    base.write("web", {0: noise(4096, 9)})
+    base("commit", "-m", "second", "web", "base:2")
+    lines = base("history", "base:2").splitlines()
+    assert lines[0].split() == ["LAYER", "ID", "CREATED", "CREATED", "BY", "SIZE", "COMMENT"]
+    assert len(lines) == 3
+    assert lines[1].endswith("second")
+    rows = base.json("history", "base:2")["history"]
+    assert rows[0]["comment"] == "second"
+    layers = base.json("images", "base:2")["images"][0]["layers"]
+    assert [r["layer"] for r in rows] == [layer["digest"] for layer in reversed(layers)]
+
+
+def test_names_that_do_not_exist_get_exit_code_4_and_the_nearest_that_does(base):
+    base("create", "database", "--size", "1M")
+    base.fails("history", "bsae:1", code=4, says="base:1")
+    base.fails("inspect", "databse", code=4, says="database")
+    base.fails("rm", "--yes", "databasse", code=4, says="database")
+    base.fails("create", "v", "--from", "base:2", code=4, says="base:1")
+    base.fails("rmi", "--yes", "nothing-like-it-at-all", code=4)
+    base.fails("history", "database", code=4, says="volume")
+    base.fails("rm", "--yes", "base:1", code=4, says="image")

@@ -182,3 +182,39 @@ def test_a_store_that_cannot_be_is_refused_by_name(snap, tmp_path):
     (full / "my-thesis.txt").write_text("irreplaceable")
     done = subprocess.run([PROGRAM, "--store", str(full), "prune", "--yes"], capture_output=True, text=True)
     assert (full / "my-thesis.txt").read_text() == "irreplaceable"
+
+
+def test_help_lists_every_command_and_tells_about_each(snap):
+    for args in ([], ["help"], ["--help"], ["-h"]):
+        out = snap(*args)
+        for group in ("IMAGES", "VOLUMES", "ACCESS", "STORE"):
+            assert group in out
+        for command in COMMANDS:
+            assert re.search(rf"^  {command}\b", out, re.M), command
+    for command in COMMANDS:
+        assert snap("help", command) == snap(command, "--help")
+        assert len(snap("help", command).splitlines()) < 60
+
+
+def test_a_newer_format_is_refused_with_what_is_needed(base):
+    lines = (base.store / "format").read_text().splitlines(keepends=True)
+    assert lines[3] == "incompat 0000000000000000\n" and lines[4].startswith("needs ")
+    text = "".join([*lines[:3], "incompat 0000000000001000\n", "needs 7.8.9\n"])
+    digest = sh("xxhsum", "-H3", input=text.encode()).decode().split(" = ")[-1].split()[0].removeprefix("XXH3_")
+    (base.store / "format").chmod(0o600)
+    (base.store / "format").write_text(f"{text}checksum {digest}\n")
+    base.fails("images", code=1, says=["7.8.9", "newer"])
+    base.fails("create", "v", "--size", "1M", code=1, says="7.8.9")
+
+
+def test_words_that_are_commands_or_look_like_lists_are_names_like_any_other(base):
+    base("create", "images", "--size", "1M")
+    base("create", "rm", "--size", "1M")
+    base("rename", "rm", "help")
+    assert set(base.volumes()) == {"images", "help"}
+    base.fails("rm", "--yes", "[images]", code=64)
+    base.fails("rm", "--yes", "", code=64)
+    base.fails("rmi", "--yes", "{}", code=64)
+    assert set(base.volumes()) == {"images", "help"}
+    base("rm", "--yes", "images", "help")
+    assert base.volumes() == {} and list(base.images()) == ["base:1"]

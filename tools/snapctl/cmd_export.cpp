@@ -4,6 +4,7 @@
 // Forking and the blocking of signals come before the first thread, so they are in the command's
 // preparation, which runs before the event loop is made.
 #include <signal.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -26,6 +27,9 @@
 namespace snap::cli {
 
 namespace {
+
+/// What fits into a sockaddr_un, without the zero at its end.
+constexpr std::size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
 
 struct ExportCommand {
   std::vector<std::string> objects;
@@ -92,6 +96,12 @@ Result<server::VolumeServer::Options> server_options(const ExportCommand& comman
   options.read_only = command.read_only;
   options.threads = command.threads;
   if (!command.socket.empty()) {
+    if (command.socket.size() > kMaxSocketPath) {
+      return Error(ErrorCode::kInvalidArgument,
+                   fmt::format("export: clients can reach a unix socket by a path of at most {} "
+                               "bytes, and --socket {} has {}; choose a shorter one",
+                               kMaxSocketPath, command.socket, command.socket.size()));
+    }
     options.socket.emplace();
     options.socket->path = command.socket;
     options.socket->group = command.socket_group;

@@ -95,7 +95,10 @@ std::string first_word(const std::vector<std::string>& words) {
 }
 
 int print_help(const CLI::App& app) {
-  std::fputs(app.help().c_str(), stdout);
+  // Not app.help(): that of the program would print that of the command that was parsed.
+  const std::string text =
+      app.get_formatter()->make_help(&app, app.get_name(), CLI::AppFormatMode::Normal);
+  std::fputs(text.c_str(), stdout);
   return std::fflush(stdout) == 0 ? kExitOk : kExitFailure;
 }
 
@@ -150,7 +153,7 @@ int run_program(int argc, char** argv) {
   auto names = command_names(app);
   if (!first.empty() && std::find(names.begin(), names.end(), first) == names.end())
     return unknown_command(app, first);
-  mark_short_values(words);
+  mark_values(words);
   std::vector<std::string> reversed(words.rbegin(), words.rend());  // as CLI11 wants them
   try {
     app.parse(reversed);

@@ -78,7 +78,7 @@ Task<Result<VolumeSummary>> find_volume(Store& store, std::string text) {
                     fmt::format("'{}' names no volume; give the name of a volume", text));
   }
   auto found = co_await store.volume(wanted.name);
-  if (found || found.error().code() != ErrorCode::kNotFound) co_return found;
+  if (found || !is_missing(found.error())) co_return found;
   auto image = co_await store.image(wanted.name);
   if (image) {
     co_return Error(ErrorCode::kNotFound,
@@ -86,6 +86,7 @@ Task<Result<VolumeSummary>> find_volume(Store& store, std::string text) {
                                 "'" SNAPCTL_PROGRAM_NAME " create NAME --from {0}'",
                                 wanted.name));
   }
+  if (found.error().code() != ErrorCode::kNotFound) co_return found;
   auto names = co_await volume_names(store);
   co_return Error(ErrorCode::kNotFound,
                   fmt::format("no volume '{}'{}", wanted.name, did_you_mean(wanted.name, names)));

@@ -68,7 +68,7 @@ TEST_CASE("compression is zstd with a level of 1 to 19, or none") {
 TEST_CASE("one = behind a short option goes, any other stays") {
   std::vector<std::string> words = {"commit", "-a=pakho", "-m==x", "-m=", "--author==y",
                                     "-m",     "=z",       "-ab",   "--",  "-a=late"};
-  mark_short_values(words);
+  mark_values(words);
   CHECK(words[0] == "commit");
   CHECK(without_mark(words[1].substr(2)) == "pakho");
   CHECK(without_mark(words[2].substr(2)) == "=x");

@@ -14,10 +14,13 @@ std::string refuse_empty(const std::string& value) {
 }
 }  // namespace
 
-void mark_short_values(std::vector<std::string>& words) {
+void mark_values(std::vector<std::string>& words) {
+  bool options = true;
   for (std::string& word : words) {
-    if (word == "--") return;
-    if (word.size() >= 3 && word[0] == '-' && word[1] != '-' && word[2] == '=') word[2] = kMark;
+    if (word == "--") options = false;
+    const bool is_short = options && word.size() >= 3 && word[0] == '-' && word[1] != '-';
+    if (is_short && word[2] == '=') word[2] = kMark;
+    if (word.starts_with('[')) word.insert(word.begin(), kMark);
   }
 }
 
@@ -28,10 +31,9 @@ std::string without_mark(std::string value) {
 
 void plain_values(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
-    // Else "[a,b]" would become two values, and a value would swallow the words behind it.
+    // Else a value would swallow the words behind it.
     if (!option->get_positional()) option->allow_extra_args(false);
-    if (option->get_expected_max() != 0 && !option->get_snames().empty())
-      option->transform(without_mark);
+    if (option->get_expected_max() != 0) option->transform(without_mark);
     if (option->get_positional()) option->check(refuse_empty);
   }
 }
