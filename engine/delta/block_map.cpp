@@ -56,17 +56,19 @@ Result<std::unique_ptr<BlockMap>> BlockMap::make() {
 
 BlockMap::~BlockMap() {
   if (table_ == nullptr) return;
-  for (std::uint64_t i = next_bit(leaves_, 0); i < kLeaves; i = next_bit(leaves_, i + 1))
+  const std::uint64_t end = leaves_end_.load();
+  for (std::uint64_t i = next_bit(leaves_, 0, end); i < end; i = next_bit(leaves_, i + 1, end))
     delete table_[i].load();
 }
 
-std::uint64_t BlockMap::next_bit(const std::atomic<std::uint64_t>* bits, std::uint64_t from) {
-  for (std::uint64_t w = from / 64; w < kLeaves / 64; ++w) {
+std::uint64_t BlockMap::next_bit(const std::atomic<std::uint64_t>* bits, std::uint64_t from,
+                                 std::uint64_t end) {
+  for (std::uint64_t w = from / 64; w * 64 < end; ++w) {
     std::uint64_t word = bits[w].load(std::memory_order_acquire);
     if (w == from / 64) word &= ~std::uint64_t{0} << (from % 64);
     if (word != 0) return w * 64 + static_cast<unsigned>(std::countr_zero(word));
   }
-  return kLeaves;
+  return end;
 }
 
 std::optional<ChunkIndex> BlockMap::next_present(ChunkIndex from) const noexcept {
@@ -74,7 +76,7 @@ std::optional<ChunkIndex> BlockMap::next_present(ChunkIndex from) const noexcept
   for (std::uint64_t i = from.value / kLeafChunks; i < end; ++i) {
     const Leaf* leaf = table_[i].load(std::memory_order_acquire);
     if (leaf == nullptr) {
-      i = next_bit(leaves_, i);
+      i = next_bit(leaves_, i, end);
       if (i >= end) break;
       leaf = table_[i].load(std::memory_order_acquire);
     }

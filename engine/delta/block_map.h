@@ -169,8 +169,9 @@ class BlockMap {
   void mark_dirty(ChunkIndex chunk);
   void count(MapWord before, MapWord after);
   void capture_leaf(std::uint64_t leaf_index, std::vector<Change>& out);
-  /// The first set bit at or after `from` of `kLeaves` bits, or kLeaves.
-  static std::uint64_t next_bit(const std::atomic<std::uint64_t>* bits, std::uint64_t from);
+  /// The first set bit at or after `from`; `end` or more if there is none below.
+  static std::uint64_t next_bit(const std::atomic<std::uint64_t>* bits, std::uint64_t from,
+                                std::uint64_t end);
 
   LazyMemory table_memory_, leaves_memory_, dirty_memory_;
   std::atomic<Leaf*>* table_ = nullptr;
