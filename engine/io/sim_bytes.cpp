@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "engine/base/checksum.h"
+
 namespace snap {
 
 void SparseBytes::read(std::uint64_t at, std::span<std::byte> out) const {
@@ -14,7 +16,7 @@ void SparseBytes::read(std::uint64_t at, std::span<std::byte> out) const {
     if (page == pages_.end()) {
       std::memset(out.data() + done, 0, n);
     } else {
-      std::memcpy(out.data() + done, page->second->data() + inside, n);
+      std::memcpy(out.data() + done, page->second->bytes.data() + inside, n);
     }
     done += n;
   }
@@ -27,6 +29,7 @@ SparseBytes::Page& SparseBytes::own_page(std::uint64_t number) {
   } else if (page.use_count() > 1) {
     page = std::make_shared<Page>(*page);
   }
+  page->hash = 0;
   return *page;
 }
 
@@ -34,7 +37,7 @@ void SparseBytes::write(std::uint64_t at, std::span<const std::byte> in) {
   for (std::size_t done = 0; done < in.size();) {
     const std::uint64_t inside = (at + done) % kPage;
     const std::size_t n = std::min<std::size_t>(in.size() - done, kPage - inside);
-    std::memcpy(own_page((at + done) / kPage).data() + inside, in.data() + done, n);
+    std::memcpy(own_page((at + done) / kPage).bytes.data() + inside, in.data() + done, n);
     done += n;
   }
 }
@@ -52,7 +55,7 @@ void SparseBytes::zero(std::uint64_t at, std::uint64_t length) {
       page = pages_.erase(page);
       continue;
     }
-    std::memset(own_page(page->first).data() + from, 0, to - from);
+    std::memset(own_page(page->first).bytes.data() + from, 0, to - from);
     ++page;
   }
 }
@@ -65,8 +68,22 @@ void SparseBytes::copy_range(const SparseBytes& other, std::uint64_t at, std::ui
     if (start >= end) break;
     const std::uint64_t from = std::max(start, at);
     const std::uint64_t to = std::min(start + kPage, end);
-    write(from, std::span<const std::byte>(page->second->data() + (from - start), to - from));
+    write(from, std::span<const std::byte>(page->second->bytes.data() + (from - start), to - from));
   }
+}
+
+std::uint64_t SparseBytes::hash() const {
+  std::uint64_t sum = 0;
+  for (const auto& [number, page] : pages_) {
+    if (page->hash == 0) {
+      page->hash = xxh3(page->bytes) | 1;
+      page->zero = is_zero(page->bytes);
+    }
+    if (page->zero) continue;
+    const std::uint64_t placed[] = {number, page->hash};
+    sum += xxh3(std::as_bytes(std::span(placed)));
+  }
+  return sum;
 }
 
 std::optional<std::uint64_t> SparseBytes::next_page(std::uint64_t page) const {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "engine/base/checksum.h"
 #include "engine/io/sim_state.h"
 
 namespace snap {
@@ -37,10 +38,11 @@ bool SimState::changes_size(const Pending& p, std::uint64_t size_before) {
 std::vector<SimState::Plan> SimState::plan_crash(const FileRecord& file, CrashChooser& choose) {
   using Fate = CrashChooser::Fate;
   std::vector<Plan> plan(file.pending.size());
-  View all{file.stable_bytes, file.stable_size, file.stable_mode};
+  std::uint64_t size = file.stable_size;
   for (std::size_t i = 0; i < plan.size(); ++i) {
     const Pending& p = file.pending[i];
-    const bool resizes = changes_size(p, all.size);
+    const bool resizes = changes_size(p, size);
+    choose.about(p.id);
     if (!p.durable) plan[i].fate = choose.fate();
     // Size and mode are one record of the inode each: there or not.
     const bool whole = p.kind == SimOpKind::kTruncate || p.kind == SimOpKind::kSetMode ||
@@ -49,7 +51,7 @@ std::vector<SimState::Plan> SimState::plan_crash(const FileRecord& file, CrashCh
       plan[i].fate = choose.keep_sector(0, 1) ? Fate::kKept : Fate::kLost;
     plan[i].size = resizes && (plan[i].fate == Fate::kKept ||
                                (plan[i].fate == Fate::kTorn && choose.keep_sector(0, 1)));
-    replay(p, all);
+    if (resizes) size = p.kind == SimOpKind::kTruncate ? p.length : p.offset + p.length;
   }
   // File systems order changes of one inode: a later size cannot survive without an earlier
   // truncate, or bytes that were cut off would come back.
@@ -66,10 +68,11 @@ std::vector<SimState::Plan> SimState::plan_crash(const FileRecord& file, CrashCh
 void SimState::crash_file(FileRecord& file, CrashChooser& choose) {
   using Fate = CrashChooser::Fate;
   const std::vector<Plan> plan = plan_crash(file, choose);
-  View now{file.stable_bytes, file.stable_size, file.stable_mode};
+  View now{std::move(file.stable_bytes), file.stable_size, file.stable_mode};
   View left = now;
   for (std::size_t i = 0; i < plan.size(); ++i) {
     const Pending& p = file.pending[i];
+    choose.about(p.id);
     Range range = sectors_of(p.offset, p.offset + p.length);
     if (p.kind == SimOpKind::kTruncate) range = sectors_of(p.length, std::max(p.length, now.size));
     if (p.kind == SimOpKind::kSetMode || p.kind == SimOpKind::kAllocate) range = {};
@@ -99,6 +102,7 @@ void SimState::crash_names(CrashChooser& choose) {
   for (const PendingName& p : pending_names_) {
     const bool both = p.op.kind == SimOpKind::kRename;
     const bool open = cut.count(p.op.file) == 0 && !(both && cut.count(p.op.other) != 0);
+    choose.about(p.id);
     if (p.durable || (open && choose.keep_name())) {
       change_names(p.op, &FileRecord::stable_entries);
     } else {
@@ -107,8 +111,12 @@ void SimState::crash_names(CrashChooser& choose) {
     }
   }
   pending_names_.clear();
-  for (auto& [id, inode] : inodes_)
-    inode.entries = inode.stable_entries;
+  for (const auto& [id, inode] : inodes_) {
+    if (inode->entries != inode->stable_entries) {
+      FileRecord& directory = own(id);
+      directory.entries = directory.stable_entries;
+    }
+  }
 }
 
 void SimState::drop_unreachable() {
@@ -118,7 +126,7 @@ void SimState::drop_unreachable() {
     const InodeId id = next.back();
     next.pop_back();
     if (!reached.insert(id).second) continue;
-    for (const auto& [name, child] : inodes_[id].entries)
+    for (const auto& [name, child] : inodes_[id]->entries)
       next.push_back(child);
   }
   std::erase_if(inodes_, [&reached](const auto& item) { return reached.count(item.first) == 0; });
@@ -128,9 +136,88 @@ void SimState::crash(CrashChooser& choose) {
   crash_names(choose);
   drop_unreachable();
   count_names();
-  for (auto& [id, inode] : inodes_)
-    crash_file(inode, choose);
+  for (const auto& [id, inode] : inodes_) {
+    // Where nothing is pending the visible bytes are the stable ones.
+    if (!inode->pending.empty()) crash_file(own(id), choose);
+  }
   ++clock_;
+}
+
+// ---- What is pending, and what is there
+
+std::vector<SimPending> SimState::pending() const {
+  std::vector<SimPending> out;
+  std::map<InodeId, std::string> paths{{kRoot, ""}};
+  // Names as they were stable first, then those that are pending; later ones win.
+  const auto add = [&paths](InodeId dir, const std::string& name, InodeId child) {
+    const std::string& above = paths[dir];
+    paths[child] = above.empty() ? name : above + "/" + name;
+  };
+  using Entries = std::map<std::string, InodeId> FileRecord::*;
+  for (const Entries entries : {Entries(&FileRecord::stable_entries), Entries(&Inode::entries)}) {
+    std::vector<InodeId> next{kRoot};
+    while (!next.empty()) {
+      const InodeId id = next.back();
+      next.pop_back();
+      auto found = inodes_.find(id);
+      if (found == inodes_.end()) continue;
+      for (const auto& [name, child] : (*found->second).*entries) {
+        add(id, name, child);
+        next.push_back(child);
+      }
+    }
+  }
+  for (const PendingName& p : pending_names_) {
+    if (p.op.kind == SimOpKind::kCreate || p.op.kind == SimOpKind::kMakeDir) {
+      if (paths.count(p.op.other) == 0) add(p.op.file, p.op.name, p.op.other);
+    }
+    if (p.durable) continue;
+    SimPending info;
+    info.id = p.id;
+    info.kind = p.op.kind;
+    info.path = paths[p.op.file] + "/" + p.op.name;
+    if (p.op.kind == SimOpKind::kRename) info.path += " -> " + paths[p.op.other] + "/" + p.op.to;
+    out.push_back(std::move(info));
+  }
+  for (const auto& [id, inode] : inodes_) {
+    if (paths.count(id) == 0) continue;
+    for (const Pending& p : inode->pending) {
+      if (p.durable) continue;
+      SimPending info;
+      info.id = p.id;
+      info.kind = p.kind;
+      info.path = paths[id];
+      info.offset = p.offset;
+      info.length = p.length;
+      if (p.kind == SimOpKind::kWrite || p.kind == SimOpKind::kPunch) {
+        const Range range = sectors_of(p.offset, p.offset + p.length);
+        info.sectors = (range.end - range.begin) / kSector;
+      }
+      out.push_back(std::move(info));
+    }
+  }
+  return out;
+}
+
+std::uint64_t SimState::hash() const {
+  std::uint64_t sum = 0;
+  std::vector<std::pair<std::uint64_t, InodeId>> next{{1, kRoot}};
+  while (!next.empty()) {
+    const auto [path, id] = next.back();
+    next.pop_back();
+    const FileRecord& inode = *inodes_.at(id);
+    if (inode.hash == 0) {
+      const std::uint64_t fields[] = {inode.size, inode.mode, inode.bytes.hash()};
+      inode.hash = xxh3(std::as_bytes(std::span(fields)));
+    }
+    const std::uint64_t entry[] = {path, inode.hash};
+    sum += xxh3(std::as_bytes(std::span(entry)));  // whatever the order
+    for (const auto& [name, child] : inode.entries) {
+      const std::uint64_t named[] = {path, xxh3(std::as_bytes(std::span(name)))};
+      next.emplace_back(xxh3(std::as_bytes(std::span(named))), child);
+    }
+  }
+  return sum;
 }
 
 }  // namespace snap

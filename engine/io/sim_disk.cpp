@@ -131,13 +131,28 @@ std::unique_ptr<SimDisk> SimDisk::clone() const {
 // ---- Power cuts
 
 void SimDisk::crash(CrashChooser& choose) {
+  kill();
   std::lock_guard guard(lock_);
   state_.crash(choose);
+}
+
+void SimDisk::kill() {
+  std::lock_guard guard(lock_);
   ++generation_;
   open_.clear();
   locks_.clear();
   frozen_ = false;
   freeze_at_ = ~std::uint64_t{0};
+}
+
+std::vector<SimPending> SimDisk::pending() const {
+  std::lock_guard guard(lock_);
+  return state_.pending();
+}
+
+std::uint64_t SimDisk::hash() const {
+  std::lock_guard guard(lock_);
+  return state_.hash();
 }
 
 void SimDisk::crash(std::mt19937_64& random) {
@@ -218,7 +233,15 @@ void SimDisk::note(SimOp op) {
   log_.push_back(std::move(op));
 }
 
+void SimDisk::ignore_syncs(std::function<bool(const SimOp&)> ignore) {
+  std::lock_guard guard(lock_);
+  ignore_ = std::move(ignore);
+}
+
 int SimDisk::execute(SimOp op) {
+  const bool syncs = op.kind == SimOpKind::kDataSync || op.kind == SimOpKind::kSync ||
+                     op.kind == SimOpKind::kDirSync;
+  if (syncs && ignore_ && ignore_(op)) op.ignored = true;
   const int err = state_.apply(op);
   if (err != 0) return err;
   if (++changes_ == freeze_at_) frozen_ = true;

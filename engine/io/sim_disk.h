@@ -24,6 +24,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -68,6 +69,13 @@ class SimDisk final : public SimDevice {
   void crash_all_kept();
   void crash(CrashChooser& choose);
 
+  /// The process dies: handles fail from now on, nothing that is visible is lost.
+  void kill();
+  /// What the next cut may lose, as it is now; see SimState::pending().
+  std::vector<SimPending> pending() const;
+  /// Of the visible tree; see SimState::hash().
+  std::uint64_t hash() const;
+
   /// After `n` more changes the disk takes nothing any more; thaw() or a crash ends that.
   void freeze_after(std::uint64_t n);
   void thaw();
@@ -76,6 +84,8 @@ class SimDisk final : public SimDevice {
   // ---- Faults
 
   void inject(const SimFault& fault);
+  /// Syncs of which `ignore` says so do nothing and succeed. For tests of the tests.
+  void ignore_syncs(std::function<bool(const SimOp&)> ignore);
   /// Bytes that files may take; writes beyond fail with ENOSPC.
   void set_space_limit(std::uint64_t bytes);
 
@@ -136,6 +146,7 @@ class SimDisk final : public SimDevice {
   std::uint64_t next_operation_ = 1;
 
   std::vector<SimFault> faults_;
+  std::function<bool(const SimOp&)> ignore_;
   std::uint64_t space_limit_ = ~std::uint64_t{0};
   std::uint64_t changes_ = 0;
   std::uint64_t freeze_at_ = ~std::uint64_t{0};

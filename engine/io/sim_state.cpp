@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/base/checksum.h"
+
 namespace snap {
 
 namespace {
@@ -20,13 +22,25 @@ const char* sim_op_name(SimOpKind kind) {
 }
 
 SimState::SimState() {
-  inodes_[kRoot].is_directory = true;
-  inodes_[kRoot].mode = inodes_[kRoot].stable_mode = 0700;
+  FileRecord& root = own(kRoot);
+  root.is_directory = true;
+  root.mode = root.stable_mode = 0700;
+}
+
+SimState::FileRecord& SimState::own(InodeId id) {
+  std::shared_ptr<FileRecord>& record = inodes_[id];
+  if (record == nullptr) {
+    record = std::make_shared<FileRecord>();
+  } else if (record.use_count() > 1) {
+    record = std::make_shared<FileRecord>(*record);
+  }
+  record->hash = 0;
+  return *record;
 }
 
 const SimState::Inode* SimState::find(InodeId id) const {
   auto found = inodes_.find(id);
-  return found == inodes_.end() ? nullptr : &found->second;
+  return found == inodes_.end() ? nullptr : found->second.get();
 }
 
 InodeId SimState::lookup(InodeId dir, const std::string& name) const {
@@ -50,7 +64,7 @@ std::uint64_t SimState::new_pages(InodeId file, std::uint64_t at, std::uint64_t 
 std::uint64_t SimState::used_pages(const std::function<bool(InodeId)>& is_open) const {
   std::uint64_t used = 0;
   for (const auto& [id, inode] : inodes_) {
-    if (inode.names != 0 || is_open(id)) used += inode.bytes.pages() + inode.reserved.size();
+    if (inode->names != 0 || is_open(id)) used += inode->bytes.pages() + inode->reserved.size();
   }
   return used;
 }
@@ -64,14 +78,15 @@ int SimState::apply(const SimOp& op) {
 }
 
 int SimState::apply_to_file(const SimOp& op) {
-  auto found = inodes_.find(op.file);
-  if (found == inodes_.end()) return -EIO;
-  FileRecord& file = found->second;
+  if (inodes_.count(op.file) == 0) return -EIO;
+  if (op.ignored) return 0;
+  FileRecord& file = own(op.file);
   if (op.kind == SimOpKind::kDataSync || op.kind == SimOpKind::kSync) {
     sync_file(file, op);
     return 0;
   }
   Pending p;
+  p.id = next_change_++;
   p.kind = op.kind;
   p.offset = op.offset;
   p.length = op.length;
@@ -152,7 +167,7 @@ int SimState::apply_to_directory(const SimOp& op) {
     case SimOpKind::kCreate:
     case SimOpKind::kMakeDir: {
       if (named != 0) return -EEXIST;
-      FileRecord& made = inodes_[op.other];
+      FileRecord& made = own(op.other);
       made.is_directory = op.kind == SimOpKind::kMakeDir;
       made.mode = made.stable_mode = op.mode;
       next_inode_ = std::max(next_inode_, op.other + 1);
@@ -171,17 +186,17 @@ int SimState::apply_to_directory(const SimOp& op) {
       if (!find(named)->entries.empty()) return -ENOTEMPTY;
       break;
     default:
-      sync_directory(op.file);
+      if (!op.ignored) sync_directory(op.file);
       return 0;
   }
   change_names(op, &FileRecord::entries);
   count_names();
-  pending_names_.push_back(PendingName{op, false});
+  pending_names_.push_back(PendingName{next_change_++, op, false});
   return 0;
 }
 
 void SimState::change_names(const SimOp& op, std::map<std::string, InodeId> FileRecord::*entries) {
-  std::map<std::string, InodeId>& names = inodes_[op.file].*entries;
+  std::map<std::string, InodeId>& names = own(op.file).*entries;
   if (op.kind == SimOpKind::kCreate || op.kind == SimOpKind::kMakeDir) {
     names[op.name] = op.other;
   } else if (op.kind != SimOpKind::kRename) {
@@ -189,16 +204,18 @@ void SimState::change_names(const SimOp& op, std::map<std::string, InodeId> File
   } else {
     const InodeId moved = names[op.name];
     names.erase(op.name);
-    (inodes_[op.other].*entries)[op.to] = moved;
+    (own(op.other).*entries)[op.to] = moved;
   }
 }
 
 void SimState::count_names() {
-  for (auto& [id, inode] : inodes_)
-    inode.names = id == kRoot ? 1 : 0;
+  std::map<InodeId, unsigned> names{{kRoot, 1}};
   for (const auto& [id, inode] : inodes_) {
-    for (const auto& [name, child] : inode.entries)
-      ++inodes_[child].names;
+    for (const auto& [name, child] : inode->entries)
+      ++names[child];
+  }
+  for (const auto& [id, inode] : inodes_) {
+    if (inode->names != names[id]) own(id).names = names[id];
   }
 }
 
@@ -245,9 +262,8 @@ void SimState::sync_directory(InodeId dir) {
 }
 
 void SimState::drop_cache(InodeId id) {
-  auto found = inodes_.find(id);
-  if (found == inodes_.end()) return;
-  FileRecord& file = found->second;
+  if (inodes_.count(id) == 0) return;
+  FileRecord& file = own(id);
   const std::size_t removed =
       std::erase_if(file.pending, [](const Pending& p) { return p.abandoned; });
   if (removed == 0) return;

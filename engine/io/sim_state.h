@@ -9,6 +9,9 @@
 // - A file's bytes are its stable ones with `pending` applied in order; an op that a sync made
 //   durable leaves the list only when all before it are durable too, for a sector must not go back
 //   to an older version.
+// - Copies share inodes and pages until one of them changes; so copies that are used at the same
+// time
+//   by several threads must not share an origin.
 // - The visible tree is the stable one with `pending_names_` applied in order.
 #pragma once
 
@@ -65,6 +68,8 @@ struct SimOp {
   bool last = true;
   /// Syncs: the clock when it began; what had completed by then is made stable.
   std::uint64_t began = 0;
+  /// A sync that does nothing, though it says that it did: a test leaves it out.
+  bool ignored = false;
   /// A sync that failed: what it covered is clean to the kernel and lost to later syncs.
   bool failed = false;
 };
@@ -74,11 +79,23 @@ class CrashChooser {
  public:
   enum class Fate { kKept, kLost, kTorn };
   virtual ~CrashChooser() = default;
+  /// Which pending change (SimPending::id) the questions that follow are about.
+  virtual void about(std::uint64_t id) { (void)id; }
   virtual Fate fate() = 0;
   /// For a torn change: whether this sector of it (or its new size) was kept.
   virtual bool keep_sector(std::uint64_t index, std::uint64_t count) = 0;
   /// Whether a pending change of names survives; the later ones of its directory do not if not.
   virtual bool keep_name() = 0;
+};
+
+/// A change that a power cut may lose.
+struct SimPending {
+  std::uint64_t id = 0;  ///< of the change, on this disk and all its clones
+  SimOpKind kind{};
+  std::string path;  ///< of the file, or of the entry
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  std::uint64_t sectors = 0;  ///< writes and punches: in how many pieces it may be torn
 };
 
 class SimState {
@@ -118,12 +135,19 @@ class SimState {
   /// The kernel forgets clean pages: what a failed sync had called clean is read from the disk.
   void drop_cache(InodeId file);
 
+  /// What is pending: changes of names in their order, then those of files, in theirs. Files that
+  /// no pending or stable name leads to are left out.
+  std::vector<SimPending> pending() const;
+  /// Of all that is visible: names, sizes, modes, bytes. A hole counts as the zeros that it reads.
+  std::uint64_t hash() const;
+
   /// A power cut. What survives is what there is afterwards, and stable.
   void crash(CrashChooser& choose);
 
  private:
   /// A change of a file that is not stable yet.
   struct Pending {
+    std::uint64_t id = 0;
     SimOpKind kind{};
     std::uint64_t offset = 0;
     std::uint64_t length = 0;  ///< kTruncate: the new size
@@ -141,8 +165,10 @@ class SimState {
     unsigned stable_mode = 0;
     std::map<std::string, InodeId> stable_entries;
     std::vector<Pending> pending;
+    mutable std::uint64_t hash = 0;  ///< of size, mode and visible bytes; 0: not known
   };
   struct PendingName {
+    std::uint64_t id = 0;
     SimOp op;
     bool durable = false;
   };
@@ -156,6 +182,8 @@ class SimState {
   int apply_to_file(const SimOp& op);
   int apply_to_directory(const SimOp& op);
   int check_rename(const SimOp& op) const;
+  /// The inode for a change: copies of the state share what neither has changed.
+  FileRecord& own(InodeId id);
   void change_names(const SimOp& op, std::map<std::string, InodeId> FileRecord::*entries);
   void count_names();
   void sync_file(FileRecord& file, const SimOp& op);
@@ -174,10 +202,11 @@ class SimState {
   void crash_names(CrashChooser& choose);
   void drop_unreachable();
 
-  std::map<InodeId, FileRecord> inodes_;
+  std::map<InodeId, std::shared_ptr<FileRecord>> inodes_;
   std::vector<PendingName> pending_names_;
   InodeId next_inode_ = kRoot + 1;
   std::uint64_t clock_ = 0;
+  std::uint64_t next_change_ = 1;
 };
 
 }  // namespace snap
