@@ -4,11 +4,11 @@
 // A checkpoint consists of recorded changes only. They are durable with their data already, so it
 // needs neither the block map nor a sync of the data file. When more than half of the map file
 // would be stale, it is written anew from its own segments and replaced by rename.
+#include "engine/delta/delta_impl.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <limits>
-
-#include "engine/delta/delta_impl.h"
 
 namespace snap {
 

@@ -1,8 +1,9 @@
 // The delta on the real loop and the real disk: reads back what was written, against a model.
+#include "engine/delta/delta_test_util.h"
+
 #include <catch2/catch.hpp>
 #include <chrono>
 
-#include "engine/delta/delta_test_util.h"
 #include "engine/delta/fault_disk.h"
 
 using namespace snap;

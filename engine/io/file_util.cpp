@@ -1,8 +1,8 @@
 // The helpers of file.h that are built of single operations: they work on any kind of disk.
+#include "snap/file.h"
+
 #include <algorithm>
 #include <string>
-
-#include "snap/file.h"
 
 namespace snap {
 

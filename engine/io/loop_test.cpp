@@ -1,4 +1,6 @@
 // Tasks, and what every kind of loop promises about them: timers, posts, cancellation, shutdown.
+#include "engine/io/test_rig.h"
+
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -11,7 +13,6 @@
 
 #include "engine/io/socket.h"
 #include "engine/io/sync.h"
-#include "engine/io/test_rig.h"
 
 using namespace snap;
 using namespace std::chrono_literals;

@@ -1,12 +1,12 @@
 // Lies: files whose checksums are right and whose words are not, as an attacker would make them.
 // Each is refused with a clear error, without a crash and without much memory; what can be read of
 // a forged file is at most what its own bytes say.
+#include "engine/layer/layer_forge.h"
+
 #include <zstd.h>
 
 #include <bit>
 #include <catch2/catch.hpp>
-
-#include "engine/layer/layer_forge.h"
 
 using namespace snap;
 using namespace snap::layer_test;

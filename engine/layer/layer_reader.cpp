@@ -3,12 +3,13 @@
 // Every byte that is handed out was checked: the index by the footer, a slice by the index, stored
 // bytes by their slice entry when a chunk is first touched. Nothing is mapped: a read of a missing
 // page must wait on the ring, and a media error must be an error, not a signal.
+#include "engine/layer/layer_impl.h"
+
 #include <algorithm>
 #include <bit>
 
 #include "engine/base/checksum.h"
 #include "engine/base/codec.h"
-#include "engine/layer/layer_impl.h"
 
 namespace snap {
 

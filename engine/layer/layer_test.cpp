@@ -1,9 +1,10 @@
 // What a layer gives back is what was written into it, in canonical form, whatever the encoding and
 // wherever the file is.
+#include "engine/layer/layer_test_support.h"
+
 #include <bit>
 #include <catch2/catch.hpp>
 
-#include "engine/layer/layer_test_support.h"
 #include "snap/limits.h"
 
 using namespace snap;

@@ -1,10 +1,11 @@
 // Requests and replies over a socketpair: what honest clients ask, and what others send.
+#include "engine/nbd/test_client.h"
+
 #include <catch2/catch.hpp>
 #include <numeric>
 #include <set>
 
 #include "engine/nbd/memory_export.h"
-#include "engine/nbd/test_client.h"
 
 namespace snap::nbd {
 namespace {

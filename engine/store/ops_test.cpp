@@ -1,8 +1,9 @@
 // Claims about import, commit, snapshot, clone, rollback, reset and resize: what is read afterwards
 // is what was written before, on a loop of threads and on the simulated disk.
+#include "engine/store/ops_test_support.h"
+
 #include "engine/store/compare.h"
 #include "engine/store/dump.h"
-#include "engine/store/ops_test_support.h"
 #include "snap/limits.h"
 
 namespace snap {

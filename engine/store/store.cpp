@@ -1,4 +1,6 @@
 // Opening a store, and what concerns it as a whole.
+#include "engine/store/store_impl.h"
+
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -6,7 +8,6 @@
 
 #include "engine/store/format_file.h"
 #include "engine/store/names.h"
-#include "engine/store/store_impl.h"
 #include "engine/store/sweep.h"
 #include "snap/version.h"
 

@@ -1,4 +1,6 @@
 // The store on the real disk: what it makes, finds, refuses and removes.
+#include "engine/store/store_test_support.h"
+
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
@@ -6,7 +8,6 @@
 #include <fstream>
 
 #include "engine/store/format_file.h"
-#include "engine/store/store_test_support.h"
 #include "snap/limits.h"
 
 using namespace snap;

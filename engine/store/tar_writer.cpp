@@ -1,5 +1,7 @@
 // TarWriter (tar_file.h). The archive says nothing of when, where and by whom it was made: equal
 // entries give equal bytes.
+#include "engine/store/tar_file.h"
+
 #include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
@@ -10,7 +12,6 @@
 #include <cstdio>
 
 #include "engine/base/uuid.h"
-#include "engine/store/tar_file.h"
 #include "snap/event_loop.h"
 
 namespace snap {

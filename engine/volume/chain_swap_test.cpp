@@ -1,9 +1,10 @@
 // Changes of the chain while requests run, and changes that fail.
+#include "engine/volume/volume_model.h"
+
 #include <catch2/catch.hpp>
 #include <thread>
 
 #include "engine/io/sync.h"
-#include "engine/volume/volume_model.h"
 
 using namespace snap;
 using namespace snap::volume_test;
