@@ -25,7 +25,9 @@ constexpr std::size_t kExtentsForOne = 64;
 std::size_t charge_of(const RequestHeader& header, const Verdict& verdict) {
   const auto command = static_cast<Command>(header.type);
   const bool has_data = command == Command::kRead || command == Command::kWrite;
-  return has_data && verdict.touches_data ? BufferPool::rounded(header.length) : 0;
+  return has_data && verdict.touches_data
+             ? BufferPool::rounded(static_cast<std::size_t>(header.length))
+             : 0;
 }
 
 }  // namespace
@@ -95,8 +97,8 @@ RequestRules Connection::rules() const noexcept {
   RequestRules rules;
   rules.size = session_.device->size();
   rules.read_only = session_.device->read_only();
-  rules.structured_replies = session_.structured_replies;
-  rules.has_contexts = session_.base_allocation;
+  rules.headers = session_.headers;
+  rules.has_contexts = !session_.contexts.empty();
   rules.draining = draining_;
   return rules;
 }
@@ -109,18 +111,22 @@ bool Connection::has_room(std::size_t payload) const noexcept {
 // ---- Receiving
 
 Task<Result<void>> Connection::receive_requests() {
+  const bool extended = session_.headers == Headers::kExtended;
+  const std::size_t header_bytes = extended ? kExtendedRequestBytes : kRequestBytes;
   for (;;) {
-    if (stream_.buffered().size() < kRequestBytes) {
-      auto have = co_await stream_.fill(kRequestBytes);
+    if (stream_.buffered().size() < header_bytes) {
+      auto have = co_await stream_.fill(header_bytes);
       if (!have) co_return have.error();
       if (!*have) {
         if (stream_.buffered().empty()) co_return Result<void>();
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a request");
       }
     }
-    const RequestHeader header = decode_request(stream_.buffered().first<kRequestBytes>());
-    stream_.consume(kRequestBytes);
-    if (header.magic != kRequestMagic)
+    const RequestHeader header =
+        extended ? decode_extended_request(stream_.buffered().first<kExtendedRequestBytes>())
+                 : decode_request(stream_.buffered().first<kRequestBytes>());
+    stream_.consume(header_bytes);
+    if (header.magic != (extended ? kExtendedRequestMagic : kRequestMagic))
       co_return Error(ErrorCode::kProtocol, "a request does not begin with the request magic");
     const Verdict verdict = check_request(header, rules());
     if (verdict.disconnect) co_return Result<void>();
@@ -176,7 +182,7 @@ Task<void> Connection::handle(Request* request) {
   const Verdict& verdict = request->verdict;
   const auto command = static_cast<Command>(request->header.type);
   if (verdict.error != WireError::kNone) {
-    build_error(*request, verdict.error, verdict.reason, session_.structured_replies);
+    build_error(*request, verdict.error, verdict.reason, session_.headers);
     reply(request);
   } else if (command == Command::kRead) {
     co_await handle_read(request);
@@ -186,7 +192,7 @@ Task<void> Connection::handle(Request* request) {
     Result<void> done;
     if (verdict.touches_data) done = co_await call_export(request);
     if (done) {
-      build_done(*request);
+      build_done(*request, session_.headers);
       reply(request);
     } else {
       fail(request, done.error());
@@ -197,7 +203,7 @@ Task<void> Connection::handle(Request* request) {
 Task<void> Connection::handle_read(Request* request) {
   const RequestHeader& h = request->header;
   if (h.length != 0) {
-    request->data = buffers_.take(h.length);
+    request->data = buffers_.take(static_cast<std::size_t>(h.length));
     if (!request->data) {
       fail(request, Error(ErrorCode::kOutOfMemory, "the server has no memory for the read"));
       co_return;
@@ -208,12 +214,25 @@ Task<void> Connection::handle_read(Request* request) {
       co_return;
     }
   }
-  build_read(*request, session_.structured_replies);
+  build_read(*request, session_.headers);
   reply(request);
 }
 
 Task<void> Connection::handle_block_status(Request* request) {
-  const RequestHeader& h = request->header;
+  RequestHeader& h = request->header;
+  MetaContexts contexts = session_.contexts;
+  if (request->verdict.payload != 0) {
+    const auto asked = decode_block_status_payload(request->data.bytes());
+    if (asked) contexts = contexts.chosen_by(asked->ids);
+    const std::uint64_t size = session_.device->size();
+    if (!asked || contexts.empty() || asked->length == 0 || h.offset.value > size ||
+        asked->length > size - h.offset.value) {
+      fail(request, Error(ErrorCode::kInvalidArgument,
+                          "the payload is not a length within the export and ids of contexts"));
+      co_return;
+    }
+    h.length = asked->length;
+  }
   const bool one = (h.flags & kCmdReqOne) != 0;
   auto extents =
       co_await session_.device->extents(h.offset, h.length, one ? kExtentsForOne : kMaxExtents);
@@ -223,7 +242,7 @@ Task<void> Connection::handle_block_status(Request* request) {
     fail(request, extents.error());
     co_return;
   }
-  build_block_status(*request, *extents);
+  build_block_status(*request, *extents, contexts, session_.headers);
   reply(request);
 }
 
@@ -250,7 +269,7 @@ Task<Result<void>> Connection::call_export(const Request* request) {
 
 void Connection::fail(Request* request, const Error& error) {
   request->data.release();
-  build_error(*request, wire_error(error.code()), error.message(), session_.structured_replies);
+  build_error(*request, wire_error(error.code()), error.message(), session_.headers);
   reply(request);
 }
 

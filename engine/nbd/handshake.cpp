@@ -38,14 +38,15 @@ void append_info(std::vector<std::byte>& out, Option option, Info type,
 
 }  // namespace
 
-std::uint16_t transmission_flags(const Export& device, bool structured_replies) {
+std::uint16_t transmission_flags(const Export& device, Headers headers) {
   unsigned flags = kHasFlags | kSendFlush | kSendFua | kCanMultiConn | kSendCache;
   if (device.read_only()) {
     flags |= kReadOnly;
   } else {
     flags |= kSendTrim | kSendWriteZeroes | kSendFastZero;
   }
-  if (structured_replies) flags |= kSendDf;
+  if (headers != Headers::kSimple) flags |= kSendDf;
+  if (headers == Headers::kExtended) flags |= kBlockStatusPayload;
   return static_cast<std::uint16_t>(flags);
 }
 
@@ -101,6 +102,9 @@ Result<Negotiation::Next> Negotiation::option(std::uint32_t option, std::span<co
     case Option::kStructuredReply:
       structured_reply(data, out);
       return Next::kOption;
+    case Option::kExtendedHeaders:
+      extended_headers(data, out);
+      return Next::kOption;
     case Option::kListMetaContext:
     case Option::kSetMetaContext:
       meta_context(static_cast<Option>(option), data, out);
@@ -114,12 +118,16 @@ Result<Negotiation::Next> Negotiation::option(std::uint32_t option, std::span<co
 }
 
 void Negotiation::enter(std::shared_ptr<Export> device) {
-  if (context_export_ != device) session_.base_allocation = false;
+  if (context_export_ != device) session_.contexts = {};
   session_.device = std::move(device);
 }
 
 Result<Negotiation::Next> Negotiation::export_name(std::span<const std::byte> data,
                                                    std::vector<std::byte>& out) {
+  if (session_.headers == Headers::kExtended) {
+    return Error(ErrorCode::kProtocol,
+                 "the client sent EXPORT_NAME after it negotiated extended headers");
+  }
   const std::string_view name(reinterpret_cast<const char*>(data.data()), data.size());
   std::shared_ptr<Export> device;
   if (name.size() <= kMaxNbdName) device = exports_.find(name);
@@ -128,7 +136,7 @@ Result<Negotiation::Next> Negotiation::export_name(std::span<const std::byte> da
     return Error(ErrorCode::kProtocol,
                  "the client asked for export " + quoted(name) + ", which is not served");
   append_u64(out, device->size());
-  append_u16(out, transmission_flags(*device, session_.structured_replies));
+  append_u16(out, transmission_flags(*device, session_.headers));
   if (!no_zeroes_) out.resize(out.size() + kLegacyZeroes);
   enter(std::move(device));
   return Next::kTransmission;
@@ -169,7 +177,7 @@ Negotiation::Next Negotiation::info_or_go(Option option, std::span<const std::by
   }
   std::vector<std::byte> body;
   append_u64(body, device->size());
-  append_u16(body, transmission_flags(*device, session_.structured_replies));
+  append_u16(body, transmission_flags(*device, session_.headers));
   append_info(out, option, Info::kExport, body);
 
   const auto asked = [&](Info info) {
@@ -205,7 +213,26 @@ void Negotiation::structured_reply(std::span<const std::byte> data, std::vector<
     refuse(out, kOption, OptionReply::kErrInvalid, "STRUCTURED_REPLY takes no data");
     return;
   }
-  session_.structured_replies = true;
+  if (session_.headers == Headers::kExtended) {
+    refuse(out, kOption, OptionReply::kErrExtendedHeadersRequired,
+           "extended headers are negotiated already");
+    return;
+  }
+  session_.headers = Headers::kStructured;
+  append_option_reply(out, kOption, OptionReply::kAck);
+}
+
+void Negotiation::extended_headers(std::span<const std::byte> data, std::vector<std::byte>& out) {
+  constexpr auto kOption = static_cast<std::uint32_t>(Option::kExtendedHeaders);
+  if (!data.empty()) {
+    refuse(out, kOption, OptionReply::kErrInvalid, "EXTENDED_HEADERS takes no data");
+    return;
+  }
+  if (session_.headers == Headers::kExtended) {
+    refuse(out, kOption, OptionReply::kErrInvalid, "extended headers are negotiated already");
+    return;
+  }
+  session_.headers = Headers::kExtended;
   append_option_reply(out, kOption, OptionReply::kAck);
 }
 
@@ -214,11 +241,12 @@ void Negotiation::meta_context(Option option, std::span<const std::byte> data,
   const auto number = static_cast<std::uint32_t>(option);
   const bool set = option == Option::kSetMetaContext;
   if (set) {  // the old set goes even if this one fails
-    session_.base_allocation = false;
+    session_.contexts = {};
     context_export_ = nullptr;
   }
-  if (!session_.structured_replies) {
-    refuse(out, number, OptionReply::kErrInvalid, "negotiate structured replies first");
+  if (session_.headers == Headers::kSimple) {
+    refuse(out, number, OptionReply::kErrInvalid,
+           "negotiate structured replies or extended headers first");
     return;
   }
   const auto request = decode_meta_context_request(data);
@@ -235,19 +263,21 @@ void Negotiation::meta_context(Option option, std::span<const std::byte> data,
     refuse(out, number, OptionReply::kErrUnknown, "no such export");
     return;
   }
-  // LIST without queries asks for everything, and there "base:" is a wildcard.
-  bool chosen = !set && request->queries.empty();
-  for (const std::string_view query : request->queries)
-    chosen = chosen || query == kBaseAllocation || (!set && query == "base:");
-  if (chosen) {
+  MetaContexts chosen;
+  for (const MetaContextName& known : kMetaContexts) {
+    bool asked = !set && request->queries.empty();  // LIST without queries asks for everything
+    for (const std::string_view query : request->queries)
+      asked = asked || contexts_of_query(query, !set).has(known.context);
+    if (!asked) continue;
+    chosen.add(known.context);
     std::vector<std::byte> body;
-    append_u32(body, set ? kBaseAllocationId : 0);
-    append_text(body, kBaseAllocation);
+    append_u32(body, set ? wire_id(known.context) : 0);
+    append_text(body, known.name);
     append_option_reply(out, number, OptionReply::kMetaContext, body);
   }
   append_option_reply(out, number, OptionReply::kAck);
   if (set) {
-    session_.base_allocation = chosen;
+    session_.contexts = chosen;
     context_export_ = std::move(device);
   }
 }

@@ -14,20 +14,18 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/nbd/contexts.h"
 #include "engine/nbd/export.h"
 #include "engine/nbd/protocol.h"
 #include "engine/nbd/stream.h"
 
 namespace snap::nbd {
 
-/// The id under which base:allocation is sent in BLOCK_STATUS replies.
-inline constexpr std::uint32_t kBaseAllocationId = 1;
-
 /// What a finished handshake has agreed on.
 struct Session {
   std::shared_ptr<Export> device;
-  bool structured_replies = false;
-  bool base_allocation = false;
+  Headers headers = Headers::kSimple;
+  MetaContexts contexts;  ///< that BLOCK_STATUS tells of
 };
 
 class Negotiation {
@@ -57,6 +55,7 @@ class Negotiation {
   void list(std::span<const std::byte> data, std::vector<std::byte>& out);
   Next info_or_go(Option option, std::span<const std::byte> data, std::vector<std::byte>& out);
   void structured_reply(std::span<const std::byte> data, std::vector<std::byte>& out);
+  void extended_headers(std::span<const std::byte> data, std::vector<std::byte>& out);
   void meta_context(Option option, std::span<const std::byte> data, std::vector<std::byte>& out);
   void enter(std::shared_ptr<Export> device);
 
@@ -68,7 +67,7 @@ class Negotiation {
 };
 
 /// Transmission flags of `device`.
-std::uint16_t transmission_flags(const Export& device, bool structured_replies);
+std::uint16_t transmission_flags(const Export& device, Headers headers);
 
 /// `text` in quotes for a log line: what is not printable ASCII is escaped, what is long is cut.
 std::string quoted(std::string_view text);

@@ -140,7 +140,7 @@ Task<Result<std::vector<Extent>>> MemoryExport::extents(ByteOffset at, std::uint
     } else if (block != blocks_.end()) {
       stop = std::min(end, block->first * kBlockSize);
     }
-    extents.push_back({ByteOffset(position), stop - position, data, data, data ? 0 : -1});
+    extents.push_back({ByteOffset(position), stop - position, data, data, data ? 0 : -1, data});
     position = stop;
   }
   co_return extents;

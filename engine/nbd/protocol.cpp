@@ -121,6 +121,30 @@ RequestHeader decode_request(std::span<const std::byte, kRequestBytes> bytes) {
   return h;
 }
 
+RequestHeader decode_extended_request(std::span<const std::byte, kExtendedRequestBytes> bytes) {
+  Decoder in(bytes);
+  RequestHeader h;
+  h.magic = in.be<std::uint32_t>();
+  h.flags = in.be<std::uint16_t>();
+  h.type = in.be<std::uint16_t>();
+  h.cookie = in.be<std::uint64_t>();
+  h.offset = ByteOffset(in.be<std::uint64_t>());
+  h.length = in.be<std::uint64_t>();
+  return h;
+}
+
+std::optional<BlockStatusPayload> decode_block_status_payload(std::span<const std::byte> payload) {
+  Decoder in(payload);
+  BlockStatusPayload decoded;
+  decoded.length = in.be<std::uint64_t>();
+  if (!in.ok() || in.remaining() == 0 || in.remaining() % sizeof(std::uint32_t) != 0)
+    return std::nullopt;
+  decoded.ids.reserve(in.remaining() / sizeof(std::uint32_t));
+  while (in.remaining() != 0)
+    decoded.ids.push_back(in.be<std::uint32_t>());
+  return decoded;
+}
+
 std::array<std::byte, kSimpleReplyBytes> encode_simple_reply(WireError error,
                                                              std::uint64_t cookie) {
   std::array<std::byte, kSimpleReplyBytes> bytes;
@@ -131,17 +155,22 @@ std::array<std::byte, kSimpleReplyBytes> encode_simple_reply(WireError error,
   return bytes;
 }
 
-std::array<std::byte, kChunkHeaderBytes> encode_chunk_header(ChunkType type, bool done,
-                                                             std::uint64_t cookie,
-                                                             std::uint32_t length) {
-  std::array<std::byte, kChunkHeaderBytes> bytes;
-  Encoder out(bytes);
-  out.be(kStructuredReplyMagic);
-  out.be(done ? kChunkDone : std::uint16_t{0});
-  out.be(static_cast<std::uint16_t>(type));
-  out.be(cookie);
-  out.be(length);
-  return bytes;
+void append_chunk_header(std::vector<std::byte>& out, Headers headers, ChunkType type, bool done,
+                         const RequestHeader& request, std::uint32_t length) {
+  const bool extended = headers == Headers::kExtended;
+  std::array<std::byte, kExtendedChunkHeaderBytes> bytes;
+  Encoder to(bytes);
+  to.be(extended ? kExtendedReplyMagic : kStructuredReplyMagic);
+  to.be(done ? kChunkDone : std::uint16_t{0});
+  to.be(static_cast<std::uint16_t>(type));
+  to.be(request.cookie);
+  if (extended) {
+    to.be(request.offset.value);
+    to.be(std::uint64_t{length});
+  } else {
+    to.be(length);
+  }
+  out.insert(out.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(to.position()));
 }
 
 }  // namespace snap::nbd

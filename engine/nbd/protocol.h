@@ -36,6 +36,7 @@ enum class Option : std::uint32_t {
   kStructuredReply = 8,
   kListMetaContext = 9,
   kSetMetaContext = 10,
+  kExtendedHeaders = 11,
 };
 
 enum class OptionReply : std::uint32_t {
@@ -49,6 +50,7 @@ enum class OptionReply : std::uint32_t {
   kErrUnknown = 0x80000006,
   kErrShutdown = 0x80000007,
   kErrTooBig = 0x80000009,
+  kErrExtendedHeadersRequired = 0x8000000a,
 };
 
 enum class Info : std::uint16_t { kExport = 0, kName = 1, kDescription = 2, kBlockSize = 3 };
@@ -102,10 +104,20 @@ inline constexpr std::uint16_t kSendDf = 1 << 7;
 inline constexpr std::uint16_t kCanMultiConn = 1 << 8;
 inline constexpr std::uint16_t kSendCache = 1 << 10;
 inline constexpr std::uint16_t kSendFastZero = 1 << 11;
+inline constexpr std::uint16_t kBlockStatusPayload = 1 << 12;
 
 inline constexpr std::uint32_t kRequestMagic = 0x25609513;
 inline constexpr std::uint32_t kSimpleReplyMagic = 0x67446698;
 inline constexpr std::uint32_t kStructuredReplyMagic = 0x668e33ef;
+inline constexpr std::uint32_t kExtendedRequestMagic = 0x21e41c71;
+inline constexpr std::uint32_t kExtendedReplyMagic = 0x6e8a278c;
+
+/// What the handshake agreed on for the headers of requests and replies.
+enum class Headers {
+  kSimple,      ///< 28-byte requests, simple replies
+  kStructured,  ///< 28-byte requests, replies in chunks with 20-byte headers
+  kExtended,    ///< 32-byte headers both ways, lengths of 64 bits
+};
 
 enum class Command : std::uint16_t {
   kRead = 0,
@@ -124,6 +136,7 @@ inline constexpr std::uint16_t kCmdNoHole = 1 << 1;
 inline constexpr std::uint16_t kCmdDf = 1 << 2;
 inline constexpr std::uint16_t kCmdReqOne = 1 << 3;
 inline constexpr std::uint16_t kCmdFastZero = 1 << 4;
+inline constexpr std::uint16_t kCmdPayloadLen = 1 << 5;  ///< extended headers only
 
 /// The errors that may cross the wire.
 enum class WireError : std::uint32_t {
@@ -141,8 +154,10 @@ enum class WireError : std::uint32_t {
 WireError wire_error(ErrorCode code) noexcept;
 
 inline constexpr std::size_t kRequestBytes = 28;
+inline constexpr std::size_t kExtendedRequestBytes = 32;
 inline constexpr std::size_t kSimpleReplyBytes = 16;
-inline constexpr std::size_t kChunkHeaderBytes = 20;  ///< of a structured reply
+inline constexpr std::size_t kChunkHeaderBytes = 20;          ///< of a structured reply
+inline constexpr std::size_t kExtendedChunkHeaderBytes = 32;  ///< of an extended reply
 
 struct RequestHeader {
   std::uint32_t magic = 0;
@@ -150,9 +165,20 @@ struct RequestHeader {
   std::uint16_t type = 0;  ///< a Command, or one that we do not know
   std::uint64_t cookie = 0;
   ByteOffset offset;
-  std::uint32_t length = 0;  ///< bytes
+  /// Bytes: of the export that the request is about, or of the payload that follows where there is
+  /// one (then the two are the same for WRITE, and the payload says the other for BLOCK_STATUS).
+  std::uint64_t length = 0;
 };
 RequestHeader decode_request(std::span<const std::byte, kRequestBytes> bytes);
+RequestHeader decode_extended_request(std::span<const std::byte, kExtendedRequestBytes> bytes);
+
+/// The payload of a BLOCK_STATUS request.
+struct BlockStatusPayload {
+  std::uint64_t length = 0;        ///< bytes of the export that it is about
+  std::vector<std::uint32_t> ids;  ///< of the contexts that are to be told
+};
+/// Nothing if the payload is not a length and at least one id.
+std::optional<BlockStatusPayload> decode_block_status_payload(std::span<const std::byte> payload);
 
 std::array<std::byte, kSimpleReplyBytes> encode_simple_reply(WireError error, std::uint64_t cookie);
 
@@ -163,17 +189,13 @@ enum class ChunkType : std::uint16_t {
   kOffsetData = 1,
   kOffsetHole = 2,
   kBlockStatus = 5,
+  kBlockStatusExt = 6,  ///< extended headers only
   kError = 0x8001,
 };
 
-/// `length`: bytes of the chunk after this header.
-std::array<std::byte, kChunkHeaderBytes> encode_chunk_header(ChunkType type, bool done,
-                                                             std::uint64_t cookie,
-                                                             std::uint32_t length);
-
-// base:allocation
-inline constexpr std::string_view kBaseAllocation = "base:allocation";
-inline constexpr std::uint32_t kStateHole = 1 << 0;
-inline constexpr std::uint32_t kStateZero = 1 << 1;
+/// Appends the header of a chunk in reply to `request`. `length`: bytes of the chunk after this
+/// header. `headers` is kStructured or kExtended.
+void append_chunk_header(std::vector<std::byte>& out, Headers headers, ChunkType type, bool done,
+                         const RequestHeader& request, std::uint32_t length);
 
 }  // namespace snap::nbd

@@ -32,9 +32,28 @@ TEST_CASE("replies are encoded as the protocol document has them") {
   const auto simple = encode_simple_reply(WireError::kNoSpace, 0x0102030405060708);
   CHECK(std::vector(simple.begin(), simple.end()) ==
         bytes({0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 1, 2, 3, 4, 5, 6, 7, 8}));
-  const auto chunk = encode_chunk_header(ChunkType::kOffsetHole, true, 0x0102030405060708, 12);
-  CHECK(std::vector(chunk.begin(), chunk.end()) ==
-        bytes({0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 2, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 12}));
+  RequestHeader request;
+  request.cookie = 0x0102030405060708;
+  request.offset = ByteOffset(0x1112131415161718);
+  std::vector<std::byte> chunk;
+  append_chunk_header(chunk, Headers::kStructured, ChunkType::kOffsetHole, true, request, 12);
+  CHECK(chunk == bytes({0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 2, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 12}));
+  chunk.clear();
+  append_chunk_header(chunk, Headers::kExtended, ChunkType::kBlockStatusExt, false, request, 12);
+  CHECK(chunk == bytes({0x6e, 0x8a, 0x27, 0x8c, 0,    0,    0,    6,    1, 2, 3, 4, 5, 6, 7, 8,
+                        0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0, 0, 0, 0, 0, 0, 0, 12}));
+}
+
+TEST_CASE("an extended request header is decoded as the protocol document has it") {
+  const auto wire = bytes({0x21, 0xe4, 0x1c, 0x71, 0, 0x20, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8,
+                           0,    0,    0,    1,    0, 0,    0, 2, 0, 0, 0, 9, 0, 0, 0, 5});
+  const RequestHeader h = decode_extended_request(std::span(wire).first<kExtendedRequestBytes>());
+  CHECK(h.magic == kExtendedRequestMagic);
+  CHECK(h.flags == kCmdPayloadLen);
+  CHECK(h.type == static_cast<std::uint16_t>(Command::kWrite));
+  CHECK(h.cookie == 0x0102030405060708);
+  CHECK(h.offset == ByteOffset(0x100000002));
+  CHECK(h.length == 0x900000005);
 }
 
 TEST_CASE("an option whose inner lengths do not add up is no option") {
@@ -88,7 +107,7 @@ RequestHeader header(Command command, std::uint64_t offset, std::uint32_t length
 RequestRules rules_of(std::uint64_t size) {
   RequestRules rules;
   rules.size = size;
-  rules.structured_replies = true;
+  rules.headers = Headers::kStructured;
   rules.has_contexts = true;
   return rules;
 }
@@ -126,7 +145,7 @@ TEST_CASE("FUA is taken on every command, other flags only where they mean somet
   }
   CHECK(check_request(header(Command::kFlush, 0, 0, kCmdFua), rules).error == WireError::kNone);
   RequestRules simple = rules;
-  simple.structured_replies = false;
+  simple.headers = Headers::kSimple;
   CHECK(check_request(header(Command::kRead, 0, 512, kCmdDf), simple).error == WireError::kInval);
 }
 

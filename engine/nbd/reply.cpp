@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "engine/base/codec.h"
-#include "engine/nbd/handshake.h"
 #include "snap/units.h"
 
 namespace snap::nbd {
@@ -57,30 +56,30 @@ Run next_run(std::span<const std::byte> data, std::size_t begin, std::uint64_t o
 constexpr std::size_t kHoleBody = 12;
 constexpr std::size_t kDataBody = 8;
 
-void append_chunk_head(Request& r, const Run& run, bool done) {
+void append_chunk_head(Request& r, Headers headers, const Run& run, bool done) {
   const RequestHeader& h = r.header;
   if (run.hole) {
-    append(r.head, encode_chunk_header(ChunkType::kOffsetHole, done, h.cookie, kHoleBody));
+    append_chunk_header(r.head, headers, ChunkType::kOffsetHole, done, h, kHoleBody);
     append_u64(r.head, h.offset.value + run.begin);
     append_u32(r.head, static_cast<std::uint32_t>(run.length));
   } else {
-    append(r.head, encode_chunk_header(ChunkType::kOffsetData, done, h.cookie,
-                                       static_cast<std::uint32_t>(kDataBody + run.length)));
+    append_chunk_header(r.head, headers, ChunkType::kOffsetData, done, h,
+                        static_cast<std::uint32_t>(kDataBody + run.length));
     append_u64(r.head, h.offset.value + run.begin);
   }
 }
 
-void build_structured_read(Request& r) {
+void build_read_chunks(Request& r, Headers headers) {
   const auto data = r.data.bytes();
   if ((r.header.flags & kCmdDf) != 0) {
-    append_chunk_head(r, Run{0, data.size(), false}, true);
+    append_chunk_head(r, headers, Run{0, data.size(), false}, true);
     add_piece(r, r.head);
     add_piece(r, data);
     return;
   }
   const Run first = next_run(data, 0, r.header.offset.value);
   if (first.length == data.size()) {  // nearly always
-    append_chunk_head(r, first, true);
+    append_chunk_head(r, headers, first, true);
     add_piece(r, r.head);
     if (!first.hole) add_piece(r, data);
     return;
@@ -94,7 +93,7 @@ void build_structured_read(Request& r) {
   for (std::size_t at = 0; at < data.size();) {
     const Run run = next_run(data, at, r.header.offset.value);
     at += run.length;
-    append_chunk_head(r, run, at == data.size());
+    append_chunk_head(r, headers, run, at == data.size());
     marks.push_back({run, r.head.size()});
   }
   std::size_t head_begin = 0;
@@ -109,48 +108,56 @@ void build_structured_read(Request& r) {
 
 }  // namespace
 
-void build_done(Request& r) {
-  append(r.head, encode_simple_reply(WireError::kNone, r.header.cookie));
-  add_piece(r, r.head);
-}
-
-void build_error(Request& r, WireError error, std::string_view words, bool structured_replies) {
-  if (structured_replies) {
-    words = words.substr(0, kMaxErrorWords);
-    append(r.head, encode_chunk_header(ChunkType::kError, true, r.header.cookie,
-                                       static_cast<std::uint32_t>(6 + words.size())));
-    append_u32(r.head, static_cast<std::uint32_t>(error));
-    append_u16(r.head, static_cast<std::uint16_t>(words.size()));
-    append_text(r.head, words);
+void build_done(Request& r, Headers headers) {
+  if (headers == Headers::kExtended) {
+    append_chunk_header(r.head, headers, ChunkType::kNone, true, r.header, 0);
   } else {
-    append(r.head, encode_simple_reply(error, r.header.cookie));
+    append(r.head, encode_simple_reply(WireError::kNone, r.header.cookie));
   }
   add_piece(r, r.head);
 }
 
-void build_read(Request& r, bool structured_replies) {
+void build_error(Request& r, WireError error, std::string_view words, Headers headers) {
+  if (headers == Headers::kSimple) {
+    append(r.head, encode_simple_reply(error, r.header.cookie));
+  } else {
+    words = words.substr(0, kMaxErrorWords);
+    append_chunk_header(r.head, headers, ChunkType::kError, true, r.header,
+                        static_cast<std::uint32_t>(6 + words.size()));
+    append_u32(r.head, static_cast<std::uint32_t>(error));
+    append_u16(r.head, static_cast<std::uint16_t>(words.size()));
+    append_text(r.head, words);
+  }
+  add_piece(r, r.head);
+}
+
+void build_read(Request& r, Headers headers) {
   const bool empty = !r.data;
-  if (!structured_replies) {
+  if (headers == Headers::kSimple) {
     append(r.head, encode_simple_reply(WireError::kNone, r.header.cookie));
     add_piece(r, r.head);
     if (!empty) add_piece(r, r.data.bytes());
   } else if (empty) {
-    append(r.head, encode_chunk_header(ChunkType::kNone, true, r.header.cookie, 0));
+    append_chunk_header(r.head, headers, ChunkType::kNone, true, r.header, 0);
     add_piece(r, r.head);
   } else {
-    build_structured_read(r);
+    build_read_chunks(r, headers);
   }
 }
 
-void build_block_status(Request& r, std::span<const Extent> extents) {
-  struct Descriptor {
-    std::uint64_t length;
-    std::uint32_t flags;
-  };
+namespace {
+
+struct Descriptor {
+  std::uint64_t length;
+  std::uint32_t flags;
+};
+
+std::vector<Descriptor> descriptors(const Request& r, std::span<const Extent> extents,
+                                    MetaContext context) {
   std::vector<Descriptor> merged;
   std::uint64_t left = r.header.length;
   for (const Extent& e : extents) {
-    const std::uint32_t flags = e.data ? 0 : kStateHole | kStateZero;
+    const std::uint32_t flags = extent_flags(context, e);
     const std::uint64_t length = std::min(e.length, left);
     if (length == 0) continue;
     left -= length;
@@ -163,12 +170,33 @@ void build_block_status(Request& r, std::span<const Extent> extents) {
     }
   }
   assert(!merged.empty());
-  append(r.head, encode_chunk_header(ChunkType::kBlockStatus, true, r.header.cookie,
-                                     static_cast<std::uint32_t>(4 + 8 * merged.size())));
-  append_u32(r.head, kBaseAllocationId);
-  for (const Descriptor& d : merged) {
-    append_u32(r.head, static_cast<std::uint32_t>(d.length));
-    append_u32(r.head, d.flags);
+  return merged;
+}
+
+}  // namespace
+
+void build_block_status(Request& r, std::span<const Extent> extents, MetaContexts contexts,
+                        Headers headers) {
+  const bool extended = headers == Headers::kExtended;
+  std::size_t left = contexts.size();
+  for (const MetaContextName& known : kMetaContexts) {
+    if (!contexts.has(known.context)) continue;
+    const auto list = descriptors(r, extents, known.context);
+    const std::size_t body = extended ? 8 + 16 * list.size() : 4 + 8 * list.size();
+    append_chunk_header(r.head, headers,
+                        extended ? ChunkType::kBlockStatusExt : ChunkType::kBlockStatus,
+                        --left == 0, r.header, static_cast<std::uint32_t>(body));
+    append_u32(r.head, wire_id(known.context));
+    if (extended) append_u32(r.head, static_cast<std::uint32_t>(list.size()));
+    for (const Descriptor& d : list) {
+      if (extended) {
+        append_u64(r.head, d.length);
+        append_u64(r.head, d.flags);
+      } else {
+        append_u32(r.head, static_cast<std::uint32_t>(d.length));
+        append_u32(r.head, d.flags);
+      }
+    }
   }
   add_piece(r, r.head);
 }

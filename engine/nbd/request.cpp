@@ -1,23 +1,29 @@
 #include "engine/nbd/request.h"
 
+#include "engine/nbd/contexts.h"
 #include "snap/limits.h"
 
 namespace snap::nbd {
 
 namespace {
 
+// A BLOCK_STATUS payload: a length, and the id of each context at most once.
+constexpr std::size_t kMaxBlockStatusPayload = 8 + 4 * kMetaContexts.size();
 // A reply's vectors beyond this are not kept: one huge reply must not stay paid for.
 constexpr std::size_t kKeptHead = 16u << 10;
 
 /// Flags that make sense for a command; FUA does for all once it is advertised.
-unsigned allowed_flags(Command command, bool structured_replies) noexcept {
+unsigned allowed_flags(Command command, Headers headers) noexcept {
+  const unsigned payload = headers == Headers::kExtended ? kCmdPayloadLen : 0u;
   switch (command) {
     case Command::kRead:
-      return kCmdFua | (structured_replies ? kCmdDf : 0u);
+      return kCmdFua | (headers != Headers::kSimple ? kCmdDf : 0u);
+    case Command::kWrite:
+      return kCmdFua | payload;
     case Command::kWriteZeroes:
       return kCmdFua | kCmdNoHole | kCmdFastZero;
     case Command::kBlockStatus:
-      return kCmdFua | kCmdReqOne;
+      return kCmdFua | kCmdReqOne | payload;
     default:
       return kCmdFua;
   }
@@ -47,16 +53,19 @@ Verdict check_request(const RequestHeader& h, const RequestRules& rules) noexcep
     verdict.disconnect = true;
     return verdict;
   }
-  if (command == Command::kWrite) {
-    verdict.payload = h.length;
+  const bool extended = rules.headers == Headers::kExtended;
+  // With extended headers the flag alone says whether a payload follows, whatever the command.
+  const bool has_payload = extended ? (h.flags & kCmdPayloadLen) != 0 : command == Command::kWrite;
+  if (has_payload) {
     if (h.length > kMaxNbdPayload) {
       verdict.fatal = true;
       return refuse(verdict, WireError::kInval, "the payload is larger than 32 MiB");
     }
+    verdict.payload = static_cast<std::size_t>(h.length);
   }
   if (rules.draining) return refuse(verdict, WireError::kShutdown, "the server is shutting down");
   if (!known(h.type)) return refuse(verdict, WireError::kInval, "unknown command");
-  if ((h.flags & ~allowed_flags(command, rules.structured_replies)) != 0)
+  if ((h.flags & ~allowed_flags(command, rules.headers)) != 0)
     return refuse(verdict, WireError::kInval, "unknown command flag");
   if (command == Command::kFlush) {
     if (h.offset.value != 0 || h.length != 0)
@@ -64,8 +73,21 @@ Verdict check_request(const RequestHeader& h, const RequestRules& rules) noexcep
     verdict.touches_data = true;
     return verdict;
   }
+  if (command == Command::kWrite && !has_payload)
+    return refuse(verdict, WireError::kInval, "a WRITE without its payload flag");
   if (writes(command) && rules.read_only)
     return refuse(verdict, WireError::kPerm, "the export is read-only");
+  if (command == Command::kBlockStatus && !rules.has_contexts)
+    return refuse(verdict, WireError::kInval, "no metadata context was negotiated");
+  if (command == Command::kBlockStatus && has_payload) {
+    // The range is in the payload: check_block_status() when that is here.
+    if (h.length > kMaxBlockStatusPayload)
+      return refuse(verdict, WireError::kInval, "more contexts than there are");
+    verdict.touches_data = h.length != 0;
+    if (h.length == 0)
+      return refuse(verdict, WireError::kInval, "BLOCK_STATUS with an empty payload");
+    return verdict;
+  }
   // Written so that offset + length cannot wrap.
   if (h.offset.value > rules.size || h.length > rules.size - h.offset.value) {
     const bool grows = command == Command::kWrite || command == Command::kWriteZeroes;
@@ -74,11 +96,8 @@ Verdict check_request(const RequestHeader& h, const RequestRules& rules) noexcep
   }
   if (command == Command::kRead && h.length > kMaxNbdPayload)
     return refuse(verdict, WireError::kInval, "the read is larger than 32 MiB");
-  if (command == Command::kBlockStatus) {
-    if (!rules.has_contexts)
-      return refuse(verdict, WireError::kInval, "no metadata context was negotiated");
-    if (h.length == 0) return refuse(verdict, WireError::kInval, "BLOCK_STATUS of no bytes");
-  }
+  if (command == Command::kBlockStatus && h.length == 0)
+    return refuse(verdict, WireError::kInval, "BLOCK_STATUS of no bytes");
   verdict.touches_data = h.length != 0;
   return verdict;
 }

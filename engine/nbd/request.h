@@ -19,7 +19,7 @@ namespace snap::nbd {
 struct RequestRules {
   std::uint64_t size = 0;  ///< bytes
   bool read_only = false;
-  bool structured_replies = false;
+  Headers headers = Headers::kSimple;
   bool has_contexts = false;  ///< SET_META_CONTEXT chose at least one
   bool draining = false;      ///< the server is shutting down
 };

@@ -196,11 +196,17 @@ class Wire {
   }
   /// A whole handshake. Throws unless every option is acknowledged.
   void enter(std::string_view name = "", bool structured = true) {
+    enter(name, structured ? Headers::kStructured : Headers::kSimple);
+  }
+  void enter(std::string_view name, Headers headers,
+             std::vector<std::string_view> contexts = {"base:allocation"}) {
     greet();
-    if (structured) {
-      option(Option::kStructuredReply);
-      must_ack(Option::kStructuredReply);
-      option(Option::kSetMetaContext, context_data(name, {kBaseAllocation}));
+    if (headers != Headers::kSimple) {
+      const Option wanted =
+          headers == Headers::kExtended ? Option::kExtendedHeaders : Option::kStructuredReply;
+      option(wanted);
+      must_ack(wanted);
+      option(Option::kSetMetaContext, context_data(name, std::move(contexts)));
       must_ack(Option::kSetMetaContext);
     }
     option(Option::kGo, info_data(name));
@@ -231,10 +237,25 @@ class Wire {
     out.insert(out.end(), payload.begin(), payload.end());
     send(out);
   }
+  static Bytes extended_bytes(Command command, std::uint16_t flags, std::uint64_t cookie,
+                              std::uint64_t offset, std::uint64_t length,
+                              std::span<const std::byte> payload = {}) {
+    Bytes out;
+    append_u32(out, kExtendedRequestMagic);
+    append_u16(out, flags);
+    append_u16(out, static_cast<std::uint16_t>(command));
+    append_u64(out, cookie);
+    append_u64(out, offset);
+    append_u64(out, length);
+    out.insert(out.end(), payload.begin(), payload.end());
+    return out;
+  }
 
   struct Chunk {
     std::uint64_t cookie = 0;
     bool structured = false;
+    bool extended = false;
+    std::uint64_t offset = 0;  ///< of an extended chunk: the request's
     bool done = true;
     ChunkType type{};
     WireError error = WireError::kNone;
@@ -251,12 +272,18 @@ class Wire {
       c.cookie = load_be<std::uint64_t>(head.data() + 8);
       return c;
     }
-    if (magic != kStructuredReplyMagic) throw std::runtime_error("reply magic");
+    c.extended = magic == kExtendedReplyMagic;
+    if (magic != kStructuredReplyMagic && !c.extended) throw std::runtime_error("reply magic");
     c.structured = true;
     c.done = (load_be<std::uint16_t>(head.data() + 4) & kChunkDone) != 0;
     c.type = static_cast<ChunkType>(load_be<std::uint16_t>(head.data() + 6));
     c.cookie = load_be<std::uint64_t>(head.data() + 8);
-    c.body = receive(load_be<std::uint32_t>(receive(4).data()));
+    if (c.extended) {
+      c.offset = load_be<std::uint64_t>(receive(8).data());
+      c.body = receive(load_be<std::uint64_t>(receive(8).data()));
+    } else {
+      c.body = receive(load_be<std::uint32_t>(receive(4).data()));
+    }
     if (c.type == ChunkType::kError)
       c.error = static_cast<WireError>(load_be<std::uint32_t>(c.body.data()));
     return c;

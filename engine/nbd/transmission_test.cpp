@@ -269,7 +269,7 @@ std::vector<Status> block_status(Wire& wire, std::uint64_t offset, std::uint32_t
   const auto chunk = wire.chunk();
   if (chunk.type != ChunkType::kBlockStatus || !chunk.done) throw std::runtime_error("status");
   Decoder in(chunk.body);
-  CHECK(in.be<std::uint32_t>() == kBaseAllocationId);
+  CHECK(in.be<std::uint32_t>() == wire_id(MetaContext::kBaseAllocation));
   std::vector<Status> out;
   while (in.remaining() != 0) {
     const auto extent = in.be<std::uint32_t>();

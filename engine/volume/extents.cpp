@@ -36,15 +36,17 @@ class ExtentList {
   std::vector<Extent> list_;
 };
 
-/// Adds the part [begin, end) of a chunk.
-bool add_chunk(ExtentList& list, const Chain::ChunkView& view, std::uint64_t begin,
-               std::uint64_t end) {
+/// Adds the part [begin, end) of a chunk of a chain that has `deltas` deltas.
+bool add_chunk(ExtentList& list, const Chain::ChunkView& view, std::size_t deltas,
+               std::uint64_t begin, std::uint64_t end) {
   while (begin < end) {
     const unsigned b = block_in_chunk(ByteOffset(begin));
     const std::uint64_t block_end = std::min(end, round_down(begin, kBlockSize) + kBlockSize);
     const bool data = (view.data >> b & 1) != 0;
     const bool zero = (view.zero >> b & 1) != 0;
-    if (!list.add({ByteOffset(begin), block_end - begin, data, data || zero, view.depth[b]}))
+    const int depth = view.depth[b];
+    const bool in_delta = depth >= 0 && static_cast<std::size_t>(depth) < deltas;
+    if (!list.add({ByteOffset(begin), block_end - begin, data, data || zero, depth, in_delta}))
       return false;
     begin = block_end;
   }
@@ -65,7 +67,7 @@ Task<Result<std::vector<Extent>>> Chain::extents(ByteOffset at, std::uint64_t le
     if (!view) co_return view.error();
     if ((view->data | view->zero) != 0) {
       const std::uint64_t chunk_end = std::min(end, offset_of(chunk).value + kChunkSize);
-      if (!add_chunk(list, *view, pos, chunk_end)) break;
+      if (!add_chunk(list, *view, levels_.size(), pos, chunk_end)) break;
       pos = chunk_end;
       continue;
     }

@@ -31,6 +31,7 @@ struct Extent {
   /// The source in the chain, 0 for the delta, then the sealed deltas and the layers, top first; -1
   /// if none mentions it.
   int depth = -1;
+  bool in_delta = false;  ///< the source is the delta or a sealed one: changed since the image
 };
 
 class Volume {
