@@ -27,6 +27,9 @@ constexpr std::uint64_t kReadBytes = 1u << 20;       // a request; every server 
 constexpr std::uint64_t kStatusBytes = 1u << 30;     // asked for at once
 constexpr std::size_t kMaxExtentEntries = 1u << 20;  // a reply may hold; more is no sane server
 
+/// NBD_NULL_COMPLETION is a compound literal, which C++ does not have.
+constexpr nbd_completion_callback kNoCompletion{};
+
 /// A run of bytes and whether it must be read.
 struct Run {
   std::uint64_t end = 0;
@@ -71,8 +74,7 @@ class Connection {
   nbd_handle* nbd_;
   std::uint64_t size_ = 0;
   bool has_status_ = false;
-  std::vector<Run> runs_;  // known, ascending; runs_[0] begins at runs_begin_
-  std::uint64_t runs_begin_ = 0;
+  std::vector<Run> runs_;  // known, ascending
   std::size_t next_run_ = 0;
 };
 
@@ -146,7 +148,7 @@ Result<void> Connection::read(std::span<std::byte> out, std::uint64_t at) {
   for (std::size_t done = 0; done < out.size() && !error; done += kReadBytes) {
     const std::size_t n = std::min<std::size_t>(kReadBytes, out.size() - done);
     const std::int64_t cookie =
-        nbd_aio_pread(nbd_, out.data() + done, n, at + done, NBD_NULL_COMPLETION, 0);
+        nbd_aio_pread(nbd_, out.data() + done, n, at + done, kNoCompletion, 0);
     if (cookie < 0) error = failure("read");
     if (cookie >= 0) cookies.push_back(cookie);
   }
@@ -189,7 +191,7 @@ Result<void> Connection::ask_status(std::uint64_t at) {
   }
   const nbd_extent_callback callback{.callback = on_extents, .user_data = this, .free = nullptr};
   const std::int64_t cookie = nbd_aio_block_status(nbd_, std::min(kStatusBytes, size_ - at), at,
-                                                   callback, NBD_NULL_COMPLETION, 0);
+                                                   callback, kNoCompletion, 0);
   auto finished = finish_command("ask for the holes of", cookie);
   if (!finished) {
     nbd_close(std::exchange(nbd_, nullptr));
