@@ -20,10 +20,17 @@ std::size_t BufferPool::rounded(std::size_t size) noexcept {
 }
 
 BufferPool::~BufferPool() {
+  free_kept();
+}
+
+void BufferPool::free_kept() noexcept {
   for (auto& list : free_) {
     for (std::byte* data : list)
       std::free(data);
+    list.clear();
   }
+  account_.remove(kept_);
+  kept_ = 0;
 }
 
 Buffer BufferPool::take(std::size_t size) noexcept {
@@ -36,8 +43,15 @@ Buffer BufferPool::take(std::size_t size) noexcept {
     list.pop_back();
     kept_ -= rounded(size);
   } else {
+    if (!account_.add(rounded(size))) {
+      free_kept();
+      if (!account_.add(rounded(size))) return {};
+    }
     buffer.data_ = static_cast<std::byte*>(std::aligned_alloc(kBlockSize, rounded(size)));
-    if (buffer.data_ == nullptr) return {};
+    if (buffer.data_ == nullptr) {
+      account_.remove(rounded(size));
+      return {};
+    }
   }
   buffer.pool_ = this;
   return buffer;
@@ -45,8 +59,9 @@ Buffer BufferPool::take(std::size_t size) noexcept {
 
 void BufferPool::give_back(std::byte* data, std::size_t size_class) noexcept {
   const std::size_t bytes = std::size_t{1} << (kSmallest + size_class);
-  if (kept_ + bytes > keep_bytes_) {
+  if (kept_ + bytes > keep_bytes_ || account_.scarce()) {
     std::free(data);
+    account_.remove(bytes);
     return;
   }
   kept_ += bytes;

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/nbd/memory_budget.h"
+
 namespace snap::nbd {
 
 class BufferPool;
@@ -49,13 +51,16 @@ class BufferPool {
   /// What a take of `size` bytes counts as.
   static std::size_t rounded(std::size_t size) noexcept;
 
-  /// Keeps at most `keep_bytes` of unused buffers.
-  explicit BufferPool(std::size_t keep_bytes) : keep_bytes_(keep_bytes) {}
+  /// Keeps at most `keep_bytes` of unused buffers, and none of them while memory is scarce. All of
+  /// its memory, in use or not, is on `account`, which outlives it.
+  BufferPool(std::size_t keep_bytes, MemoryAccount& account)
+      : keep_bytes_(keep_bytes), account_(account) {}
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
   ~BufferPool();
 
-  /// A buffer of `size` bytes, 1 to kMaxNbdPayload; an empty one if there is no memory.
+  /// A buffer of `size` bytes, 1 to kMaxNbdPayload; an empty one if there is no memory,
+  /// or the account grants none.
   Buffer take(std::size_t size) noexcept;
 
  private:
@@ -64,8 +69,10 @@ class BufferPool {
   static constexpr std::size_t kClasses = 14;   // up to 32 MiB
   static std::size_t class_of(std::size_t size) noexcept;
   void give_back(std::byte* data, std::size_t size_class) noexcept;
+  void free_kept() noexcept;
 
   std::size_t keep_bytes_;
+  MemoryAccount& account_;
   std::size_t kept_ = 0;
   std::array<std::vector<std::byte*>, kClasses> free_;
 };

@@ -9,25 +9,34 @@ namespace snap::nbd {
 
 namespace {
 
-// Unused payload buffers kept for the next requests.
-constexpr std::size_t kKeptBuffers = 16u << 20;
 // Payloads from this size on are received in place; the copy of smaller ones costs less than a
 // receive of their own.
 constexpr std::size_t kLargePayload = 32u << 10;
 // While payloads are large, one receive takes little more than the next header.
 constexpr std::size_t kLargeReadAhead = 4096;
-// Extents asked for at once: a reply of at most 32 KiB.
-constexpr std::size_t kMaxExtents = 4096;
+// A BLOCK_STATUS reply of this size is not worth its reserve of memory.
+constexpr std::size_t kSmallStatus = 4096;
+// How often memory is looked for while there is none.
+constexpr std::chrono::milliseconds kMemoryPause{2};
 // With REQ_ONE: enough to merge what differs in depth only.
 constexpr std::size_t kExtentsForOne = 64;
 
-/// Bytes of payload buffer that a request takes.
-std::size_t charge_of(const RequestHeader& header, const Verdict& verdict) {
-  const auto command = static_cast<Command>(header.type);
-  const bool has_data = command == Command::kRead || command == Command::kWrite;
-  return has_data && verdict.touches_data
-             ? BufferPool::rounded(static_cast<std::size_t>(header.length))
-             : 0;
+/// Bytes of payload buffer that a request takes. BLOCK_STATUS takes what its reply may grow to.
+std::size_t buffer_bytes(const RequestHeader& header, const Verdict& verdict,
+                         const Session& session) {
+  if (!verdict.touches_data) return 0;
+  switch (static_cast<Command>(header.type)) {
+    case Command::kRead:
+    case Command::kWrite:
+      return static_cast<std::size_t>(header.length);
+    case Command::kBlockStatus: {
+      constexpr std::size_t kDescriptor = 16;
+      if ((header.flags & kCmdReqOne) != 0) return kSmallStatus;
+      return kSmallStatus + session.contexts.size() * kMaxStatusExtents * kDescriptor;
+    }
+    default:
+      return 0;
+  }
 }
 
 }  // namespace
@@ -36,7 +45,8 @@ Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits lim
     : exports_(exports),
       limits_(limits),
       stream_(std::move(socket)),
-      buffers_(kKeptBuffers),
+      account_(limits.budget),
+      buffers_(kKeptBuffers, account_),
       replies_(requests_),
       handshake_timer_(limits.handshake) {}
 
@@ -134,7 +144,8 @@ Task<Result<void>> Connection::receive_requests() {
       co_return Error(ErrorCode::kProtocol, "a request of " + std::to_string(header.length) +
                                                 " bytes: " + std::string(verdict.reason));
     }
-    const std::size_t charge = charge_of(header, verdict);
+    const std::size_t size = buffer_bytes(header, verdict, session_);
+    const std::size_t charge = size == 0 ? 0 : BufferPool::rounded(size);
     while (!has_room(charge))
       co_await room_.wait();
 
@@ -144,6 +155,10 @@ Task<Result<void>> Connection::receive_requests() {
     request->charged = charge;
     bytes_charged_ += charge;
     ++in_flight_;
+    if (size != 0) {
+      request->data = buffers_.take(size);
+      if (!request->data) co_await wait_for_memory(request, size);
+    }
     if (verdict.payload != 0) {
       auto whole = co_await receive_payload(request);
       if (!whole || !*whole) {
@@ -158,18 +173,26 @@ Task<Result<void>> Connection::receive_requests() {
   }
 }
 
+/// Until other connections, or this one's own replies, give some back.
+Task<void> Connection::wait_for_memory(Request* request, std::size_t size) {
+  const auto give_up = EventLoop::current()->now() + limits_.memory_patience;
+  while (!request->data) {
+    if (draining_ || send_failed_ || EventLoop::current()->now() >= give_up) {
+      request->verdict.error = draining_ ? WireError::kShutdown : WireError::kNoMem;
+      request->verdict.reason = "the server has no memory for the request now";
+      co_return;
+    }
+    Sleep pause(kMemoryPause);
+    co_await pause;
+    request->data = buffers_.take(size);
+  }
+}
+
 Task<Result<bool>> Connection::receive_payload(Request* request) {
   const std::size_t size = request->verdict.payload;
   stream_.set_read_ahead(size >= kLargePayload ? kLargeReadAhead : ByteStream::kCapacity);
-  if (request->verdict.error == WireError::kNone) {
-    request->data = buffers_.take(size);
-    if (!request->data) {
-      request->verdict.error = WireError::kNoMem;
-      request->verdict.reason = "the server has no memory for the payload";
-    }
-  }
   if (request->verdict.error != WireError::kNone) co_return co_await stream_.skip(size);
-  co_return co_await stream_.read_into(request->data.bytes());
+  co_return co_await stream_.read_into(request->data.bytes().first(size));
 }
 
 void Connection::start(Request* request) {
@@ -203,11 +226,6 @@ Task<void> Connection::handle(Request* request) {
 Task<void> Connection::handle_read(Request* request) {
   const RequestHeader& h = request->header;
   if (h.length != 0) {
-    request->data = buffers_.take(static_cast<std::size_t>(h.length));
-    if (!request->data) {
-      fail(request, Error(ErrorCode::kOutOfMemory, "the server has no memory for the read"));
-      co_return;
-    }
     auto done = co_await session_.device->read(h.offset, request->data.bytes());
     if (!done) {
       fail(request, done.error());
@@ -222,7 +240,8 @@ Task<void> Connection::handle_block_status(Request* request) {
   RequestHeader& h = request->header;
   MetaContexts contexts = session_.contexts;
   if (request->verdict.payload != 0) {
-    const auto asked = decode_block_status_payload(request->data.bytes());
+    const auto asked =
+        decode_block_status_payload(request->data.bytes().first(request->verdict.payload));
     if (asked) contexts = contexts.chosen_by(asked->ids);
     const std::uint64_t size = session_.device->size();
     if (!asked || contexts.empty() || asked->length == 0 || h.offset.value > size ||
@@ -234,8 +253,8 @@ Task<void> Connection::handle_block_status(Request* request) {
     h.length = asked->length;
   }
   const bool one = (h.flags & kCmdReqOne) != 0;
-  auto extents =
-      co_await session_.device->extents(h.offset, h.length, one ? kExtentsForOne : kMaxExtents);
+  auto extents = co_await session_.device->extents(h.offset, h.length,
+                                                   one ? kExtentsForOne : kMaxStatusExtents);
   if (extents && (extents->empty() || extents->front().length == 0))
     extents = Error(ErrorCode::kIo, "the export gave no extents");
   if (!extents) {
@@ -243,6 +262,7 @@ Task<void> Connection::handle_block_status(Request* request) {
     co_return;
   }
   build_block_status(*request, *extents, contexts, session_.headers);
+  if (request->head.size() <= kSmallStatus) request->data.release();
   reply(request);
 }
 

@@ -10,6 +10,8 @@
 // - At most kMaxRequestsInFlight requests and kMaxConnectionBytes of payload are in flight, from
 //   their header to the last byte of their reply. Beyond that nothing is received: a client that
 //   stops reading stops itself, and no one else.
+// - Payload buffers come out of the server's budget, beyond a share that is the connection's own: a
+//   request that gets none waits kMemoryPatience, and then gets ENOMEM.
 // - Everything runs on the loop that run() was started on.
 // - A request that was started is finished, whether its client is still there or not.
 #pragma once
@@ -32,6 +34,8 @@ struct ConnectionLimits {
   EventLoop::Clock::duration handshake = kHandshakeTimeout;
   std::size_t requests = kMaxRequestsInFlight;
   std::size_t bytes = kMaxConnectionBytes;
+  MemoryBudget* budget = nullptr;  ///< of the server; null: without one
+  EventLoop::Clock::duration memory_patience = kMemoryPatience;
 };
 
 class Connection {
@@ -57,6 +61,7 @@ class Connection {
   Task<Result<void>> serve();
   Task<void> watch_handshake();
   Task<Result<void>> receive_requests();
+  Task<void> wait_for_memory(Request* request, std::size_t size);
   Task<Result<bool>> receive_payload(Request* request);
   Task<void> send_replies();
 
@@ -78,6 +83,7 @@ class Connection {
   Session session_;
 
   // The order matters: requests hold buffers of the pool.
+  MemoryAccount account_;
   BufferPool buffers_;
   RequestPool requests_;
   ReplyQueue replies_;

@@ -10,7 +10,7 @@ namespace {
 // A BLOCK_STATUS payload: a length, and the id of each context at most once.
 constexpr std::size_t kMaxBlockStatusPayload = 8 + 4 * kMetaContexts.size();
 // A reply's vectors beyond this are not kept: one huge reply must not stay paid for.
-constexpr std::size_t kKeptHead = 16u << 10;
+constexpr std::size_t kKeptHead = 2u << 10;
 
 /// Flags that make sense for a command; FUA does for all once it is advertised.
 unsigned allowed_flags(Command command, Headers headers) noexcept {

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <set>
 
+#include "engine/nbd/memory_budget.h"
 #include "engine/nbd/memory_export.h"
 
 namespace snap::nbd {
@@ -311,6 +312,86 @@ TEST_CASE_METHOD(Fixture, "a client that does not read stops only itself, in bou
   // It hangs up with everything queued: its requests end, and so does its connection.
   stuck.client.reset();
   (void)stuck.outcome();
+}
+
+TEST_CASE_METHOD(Fixture, "clients that take all memory and never read leave others their share") {
+  // Two clients that do not read hold the whole budget; a third is served within its share, its
+  // larger request waits and then gets ENOMEM, payload and all; when they go there is room again.
+  MemoryBudget budget(2u << 20);
+  ConnectionLimits limits;
+  limits.budget = &budget;
+  limits.memory_patience = std::chrono::milliseconds(50);
+  std::vector<std::unique_ptr<ServedClient>> stuck;
+  for (int i = 0; i < 2; ++i) {
+    stuck.push_back(std::make_unique<ServedClient>(exports, limits));
+    Wire wire(stuck.back()->client.get());
+    wire.enter("disk", false);
+    for (int n = 0; n < 16; ++n)
+      wire.request(Command::kRead, 1, 0, 512u << 10);
+  }
+  while (budget.claim(512u << 10)) {  // until they have got all of it
+    budget.release(512u << 10);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  CHECK(budget.scarce());
+  ServedClient other(exports, limits);
+  Wire wire(other.client.get());
+  wire.enter("disk", false);
+  for (int i = 0; i < 20; ++i) {
+    wire.request(Command::kRead, 2, 0, 256u << 10);
+    CHECK(wire.chunk().error == WireError::kNone);
+    wire.receive(256u << 10);
+  }
+  const std::uint32_t large = kSize;
+  wire.request(Command::kWrite, 3, 0, large, 0, pattern(large, 9));
+  CHECK(wire.chunk().error == WireError::kNone);  // exactly its share
+  stuck.clear();
+  wire.request(Command::kRead, 4, 0, large);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(wire.receive(large) == pattern(large, 9));
+}
+
+TEST_CASE("a request that gets no memory gets ENOMEM, and its payload is consumed") {
+  FixedExports big;
+  big.add(std::make_shared<MemoryExport>("disk", 8u << 20));
+  MemoryBudget budget(64u << 10);
+  ConnectionLimits limits;
+  limits.budget = &budget;
+  limits.memory_patience = std::chrono::milliseconds(20);
+  ServedClient served(big, limits);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  for (const Command c : {Command::kWrite, Command::kRead}) {
+    const Bytes payload = c == Command::kWrite ? pattern(4u << 20, 1) : Bytes();
+    wire.request(c, 1, 0, 4u << 20, 0, payload);
+    CHECK(wire.chunk().error == WireError::kNoMem);
+  }
+  wire.request(Command::kFlush, 7, 0, 0);
+  CHECK(wire.chunk().cookie == 7);
+  // What is kept unused makes way for another size.
+  wire.request(Command::kWrite, 2, 0, 1u << 20, 0, pattern(1u << 20, 2));
+  CHECK(wire.chunk().error == WireError::kNone);
+  wire.request(Command::kWrite, 2, 0, 300000, 0, pattern(300000, 2));
+  CHECK(wire.chunk().error == WireError::kNone);
+}
+
+TEST_CASE("an account asks its budget only for what goes beyond its share") {
+  MemoryBudget budget(100);
+  {
+    MemoryAccount a(&budget, 50);
+    MemoryAccount b(&budget, 50);
+    CHECK(a.add(150));      // at the limit
+    CHECK_FALSE(a.add(1));  // one beyond
+    CHECK(a.scarce());
+    CHECK(b.add(50));
+    CHECK_FALSE(b.scarce());  // it holds no more than its share
+    CHECK_FALSE(b.add(1));
+    a.remove(120);
+    CHECK(b.add(100));
+    CHECK_FALSE(b.add(1));
+  }
+  CHECK(budget.claim(100));
+  CHECK_FALSE(budget.claim(1));
 }
 
 TEST_CASE_METHOD(Fixture, "many requests in one send are all answered, in flight up to the limit") {

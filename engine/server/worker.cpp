@@ -122,6 +122,7 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
   std::unique_ptr<WorkerPool> pool(new WorkerPool(options));
   pool->shared_.exports = &exports;
   pool->shared_.limits = options.limits;
+  if (pool->shared_.limits.budget == nullptr) pool->shared_.limits.budget = &pool->shared_.memory;
   for (std::size_t i = 0; i < threads; ++i) {
     auto worker = Worker::start(pool->shared_, options.loop);
     if (!worker) {

@@ -25,6 +25,7 @@ namespace snap::server {
 /// What the workers of a pool share.
 struct WorkerShared {
   nbd::ExportTable* exports = nullptr;
+  nbd::MemoryBudget memory;
   nbd::ConnectionLimits limits;
   std::atomic<std::size_t> connections{0};
   WaitGroup running;  ///< workers whose thread has not ended

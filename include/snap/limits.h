@@ -45,7 +45,12 @@ inline constexpr std::size_t kMaxNbdName = 4096;
 inline constexpr std::size_t kMaxNbdOption = 64u << 10;
 inline constexpr std::size_t kMaxRequestsInFlight = 256;       ///< a connection
 inline constexpr std::size_t kMaxConnectionBytes = 64u << 20;  ///< payload in flight, a connection
-inline constexpr std::size_t kMaxConnections = 256;            ///< a server
+inline constexpr std::size_t kConnectionShare = 1u << 20;      ///< payload it need not ask for
+inline constexpr std::size_t kMaxServerBytes = 512u << 20;  ///< payload in all, beyond the shares
+inline constexpr std::size_t kKeptBuffers = 16u << 20;  ///< unused payload buffers, a connection
+inline constexpr std::size_t kMaxStatusExtents = 4096;  ///< extents a BLOCK_STATUS looks at
+inline constexpr std::chrono::seconds kMemoryPatience{10};  ///< then a request gets ENOMEM
+inline constexpr std::size_t kMaxConnections = 256;         ///< a server
 inline constexpr std::chrono::seconds kHandshakeTimeout{10};
 inline constexpr std::chrono::seconds kDrainTimeout{25};
 
