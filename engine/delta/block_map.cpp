@@ -79,6 +79,7 @@ std::optional<ChunkIndex> BlockMap::next_present(ChunkIndex from) const noexcept
       i = next_bit(leaves_, i, end);
       if (i >= end) break;
       leaf = table_[i].load(std::memory_order_acquire);
+      if (leaf == nullptr) continue;  // about to be made
     }
     const std::uint64_t base = i * kLeafChunks;
     const std::uint64_t first = from.value > base ? from.value - base : 0;
@@ -108,15 +109,15 @@ Result<void> BlockMap::touch(ChunkIndex chunk) {
     return Error(ErrorCode::kOutOfMemory,
                  "no memory for the block map of chunk " + std::to_string(chunk.value));
   }
+  // The summaries before the leaf: whoever finds the leaf, made by another thread, may count on a
+  // capture to find what he sets in it.
+  leaves_[index / 64].fetch_or(std::uint64_t{1} << (index % 64));
+  std::uint64_t end = leaves_end_.load();
+  while (end < index + 1 && !leaves_end_.compare_exchange_weak(end, index + 1)) {
+  }
   Leaf* expected = nullptr;
   // Who loses the race uses the winner's leaf.
-  if (table_[index].compare_exchange_strong(expected, leaf.get())) {
-    (void)leaf.release();
-    leaves_[index / 64].fetch_or(std::uint64_t{1} << (index % 64));
-    std::uint64_t end = leaves_end_.load();
-    while (end < index + 1 && !leaves_end_.compare_exchange_weak(end, index + 1)) {
-    }
-  }
+  if (table_[index].compare_exchange_strong(expected, leaf.get())) (void)leaf.release();
   return {};
 }
 

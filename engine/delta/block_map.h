@@ -175,7 +175,7 @@ class BlockMap {
 
   LazyMemory table_memory_, leaves_memory_, dirty_memory_;
   std::atomic<Leaf*>* table_ = nullptr;
-  std::atomic<std::uint64_t>* leaves_ = nullptr;  ///< one bit a leaf that exists
+  std::atomic<std::uint64_t>* leaves_ = nullptr;  ///< one bit a leaf that exists or is made
   std::atomic<std::uint64_t>* dirty_ = nullptr;   ///< one bit a leaf with dirty chunks
   std::atomic<std::uint64_t> leaves_end_{0};      ///< beyond the highest leaf that exists
   std::array<Shard, kShards> shards_;
