@@ -282,6 +282,10 @@ Task<Result<void>> DeltaImpl::close() {
     SNAP_CO_RETURN_IF_ERROR(written);
   }
   if (auto failed = failure()) co_return *failed;
+  auto map_held = co_await checkpoint_lock_.lock();
+  auto guarded = co_await map_.append_guard();
+  // The guard is not worth a failure on a full disk: nothing relies on it.
+  if (!guarded && guarded.error().code() != ErrorCode::kNoSpace) co_return fail(guarded.error());
   if (tail_reserved_ != 0) co_await drop_reserve_file();
   tail_reserved_ = 0;
   reserved_chunks_.store(0);

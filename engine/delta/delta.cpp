@@ -228,9 +228,11 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
   }
   if (error) {
     // Rule Fault: this request alone fails. No bit is set; blocks that were present may hold old
-    // and new sectors, as after any write that was not answered.
+    // and new sectors, as after any write that was not answered. The next flush makes stable what a
+    // reader may see of it.
     if (claims) claimed_.fetch_sub(1);
     blocks_->release(chunk, mask);
+    mark(written_);
     co_return std::move(*error);
   }
   // Rule Bits: the data bit is set after the bytes were written.

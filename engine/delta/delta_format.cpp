@@ -10,72 +10,8 @@ namespace snap {
 
 namespace {
 
-constexpr std::string_view kMapMagic = "SNAPDMAP";
-constexpr std::string_view kJournalMagic = "SNAPJRNL";
-constexpr std::uint32_t kVersion = 1;
 constexpr std::uint32_t kFrameMagic = 0x4d524653;  // "SFRM"
-constexpr std::size_t kHeaderChecksumAt = kDeltaHeaderBytes - 8;
 constexpr std::size_t kFrameChecksumAt = kFrameHeadBytes - 8;
-
-/// The part of both headers that comes first: magic, version, masks, UUID.
-void encode_preamble(Encoder& e, std::string_view magic, const Uuid& id) {
-  const FeatureMasks masks;  // this release writes no optional feature
-  e.text(magic);
-  e.le(kVersion);
-  e.le(std::uint32_t{0});
-  e.le(masks.compat);
-  e.le(masks.ro_compat);
-  e.le(masks.incompat);
-  e.bytes(std::as_bytes(std::span(id.bytes)));
-}
-
-void seal_header(std::vector<std::byte>& bytes) {
-  store_le(bytes.data() + kHeaderChecksumAt, xxh3(std::span(bytes).first(kHeaderChecksumAt)));
-}
-
-Error header_error(ErrorCode code, std::string_view path, const std::string& what) {
-  return Error(code, std::string(path) + ", header at 0: " + what);
-}
-
-Result<Uuid> decode_preamble(Decoder& d, std::span<const std::byte> bytes, std::string_view magic,
-                             std::string_view path, bool writable) {
-  if (bytes.size() != kDeltaHeaderBytes) {
-    return header_error(ErrorCode::kCorrupt, path,
-                        "has " + std::to_string(bytes.size()) + " of 4096 bytes");
-  }
-  const auto found = d.bytes(magic.size());
-  const auto wanted = std::as_bytes(std::span(magic.data(), magic.size()));
-  if (!std::equal(found.begin(), found.end(), wanted.begin(), wanted.end())) {
-    return header_error(ErrorCode::kCorrupt, path,
-                        "does not begin with \"" + std::string(magic) + "\"");
-  }
-  // The checksum comes before the masks, so that damage is not mistaken for a newer release.
-  if (load_le<std::uint64_t>(bytes.data() + kHeaderChecksumAt) !=
-      xxh3(bytes.first(kHeaderChecksumAt))) {
-    return header_error(ErrorCode::kCorrupt, path, "checksum does not match");
-  }
-  const auto version = d.le<std::uint32_t>();
-  d.skip(4);
-  d.skip(8);  // compat: unknown bits are harmless
-  const auto ro_compat = d.le<std::uint64_t>();
-  const auto incompat = d.le<std::uint64_t>();
-  if (version != kVersion || incompat != 0) {
-    return header_error(ErrorCode::kUnsupported, path,
-                        "needs a newer release of snapctl (format version " +
-                            std::to_string(version) + ", incompatible features " +
-                            std::to_string(incompat) + ")");
-  }
-  if (writable && ro_compat != 0) {
-    return header_error(ErrorCode::kUnsupported, path,
-                        "needs a newer release of snapctl to write to it (features " +
-                            std::to_string(ro_compat) + ")");
-  }
-  Uuid id;
-  const auto raw = d.bytes(id.bytes.size());
-  for (std::size_t i = 0; i < raw.size(); ++i)
-    id.bytes[i] = std::to_integer<std::uint8_t>(raw[i]);
-  return id;
-}
 
 std::uint64_t head_checksum(std::span<const std::byte> head, const FrameContext& context) {
   std::array<std::byte, 16 + 8 + kFrameChecksumAt> input;
@@ -94,59 +30,26 @@ BlockMask blocks_within(std::uint32_t chunk, std::uint64_t volume_size) {
   return block_range(0, static_cast<unsigned>(std::min<std::uint64_t>(blocks, kBlocksPerChunk)));
 }
 
+/// What holds for every frame without payload, whose checksums are right.
+Result<void> check_plain_frame(const FrameHead& head, std::span<const std::byte> body,
+                               const FrameContext& context) {
+  const bool segment = head.kind == FrameKind::kSegment;
+  const auto nonsense = [&context](const char* what) {
+    return Error(ErrorCode::kCorrupt, "frame at " + std::to_string(context.offset) + ": " + what);
+  };
+  if (!segment && head.kind != FrameKind::kChanges) {
+    return nonsense("of a kind that the header does not announce");
+  }
+  if ((head.flags & ~(segment ? kFrameSealed : 0)) != 0) return nonsense("unknown flags");
+  if (head.length != frame_length(head.count)) return nonsense("its length makes no sense");
+  if (segment ? head.volume_size > kMaxVolumeSize : head.volume_size != 0) {
+    return nonsense("its volume size makes no sense");
+  }
+  if (!is_zero(body.subspan(kChangeBytes * head.count))) return nonsense("padding is not zero");
+  return {};
+}
+
 }  // namespace
-
-std::vector<std::byte> encode_map_header(const MapHeader& header) {
-  std::vector<std::byte> bytes(kDeltaHeaderBytes);
-  Encoder e(bytes);
-  encode_preamble(e, kMapMagic, header.id);
-  e.le(header.base_end);
-  e.bytes(header.secret);
-  seal_header(bytes);
-  return bytes;
-}
-
-Result<MapHeader> decode_map_header(std::span<const std::byte> bytes, std::string_view path,
-                                    bool writable) {
-  Decoder d(bytes);
-  auto id = decode_preamble(d, bytes, kMapMagic, path, writable);
-  if (!id) return id.error();
-  MapHeader header;
-  header.id = *id;
-  header.base_end = d.le<std::uint64_t>();
-  const auto secret = d.bytes(header.secret.size());
-  std::copy(secret.begin(), secret.end(), header.secret.begin());
-  if (header.base_end < kDeltaHeaderBytes || header.base_end % kFrameAlign != 0) {
-    return header_error(ErrorCode::kCorrupt, path,
-                        "base ends at " + std::to_string(header.base_end));
-  }
-  return header;
-}
-
-std::vector<std::byte> encode_journal_header(const JournalHeader& header) {
-  std::vector<std::byte> bytes(kDeltaHeaderBytes);
-  Encoder e(bytes);
-  encode_preamble(e, kJournalMagic, header.id);
-  e.le(header.area_length);
-  seal_header(bytes);
-  return bytes;
-}
-
-Result<JournalHeader> decode_journal_header(std::span<const std::byte> bytes,
-                                            std::string_view path) {
-  Decoder d(bytes);
-  auto id = decode_preamble(d, bytes, kJournalMagic, path, true);
-  if (!id) return id.error();
-  JournalHeader header;
-  header.id = *id;
-  header.area_length = d.le<std::uint64_t>();
-  if (header.area_length == 0 || header.area_length % kFrameAlign != 0 ||
-      header.area_length > kJournalMax / 2) {
-    return header_error(ErrorCode::kCorrupt, path,
-                        "area length " + std::to_string(header.area_length));
-  }
-  return header;
-}
 
 std::uint64_t segments_length(std::size_t count) {
   const std::size_t full = count / kMaxSegmentChanges;
@@ -214,6 +117,8 @@ Result<std::optional<std::vector<Change>>> decode_frame_body(const FrameHead& he
   if (bytes.size() != head.length) return none;
   const std::span<const std::byte> body = bytes.subspan(kFrameHeadBytes);
   if (xxh3_keyed(body, context.secret) != head.body_checksum) return none;
+  auto plain = check_plain_frame(head, body, context);
+  SNAP_RETURN_IF_ERROR(plain);
   std::vector<Change> changes(head.count);
   Decoder d(body);
   std::optional<std::uint32_t> last;

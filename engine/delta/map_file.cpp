@@ -26,6 +26,7 @@ Task<Result<void>> MapFile::write_segment(std::span<const Change> changes, Point
   auto written = co_await write_all(*file_, bytes, ByteOffset(tail_));
   SNAP_CO_RETURN_IF_ERROR(written);
   tail_ += bytes.size();
+  last_is_guard_ = changes.empty() && point == point_;
   ++next_number_;
   last_checksum_ = head.checksum;
   point_ = point;
@@ -61,19 +62,29 @@ Task<Result<MapFile>> MapFile::write_new(Directory& dir, std::string name, const
 }
 
 Task<Result<void>> MapFile::append(std::span<const Change> changes, Point point) {
-  const Point before = point_;
+  Point before = point_;
+  before.sealed = false;
   do {
     const auto part = changes.first(std::min(changes.size(), kMaxSegmentChanges));
     changes = changes.subspan(part.size());
-    // Only the last part supersedes the journal: until it is durable the records still count.
-    Point at = point;
-    if (!changes.empty()) at.through = before.through;
+    // Only the last part supersedes the journal, changes the size and seals: until it is durable
+    // the records still count, and may name blocks that a smaller size would not have.
+    const Point& at = changes.empty() ? point : before;
     auto written = co_await write_segment(part, at);
     SNAP_CO_RETURN_IF_ERROR(written);
     // Rule Checkpoint: durable before the next part is begun and before an area is used again.
     auto synced = co_await data_sync(*file_);
     SNAP_CO_RETURN_IF_ERROR(synced);
   } while (!changes.empty());
+  co_return Result<void>();
+}
+
+Task<Result<void>> MapFile::append_guard() {
+  if (last_is_guard_ || tail_ == header_.base_end || point_.sealed) co_return Result<void>();
+  auto written = co_await write_segment({}, point_);
+  SNAP_CO_RETURN_IF_ERROR(written);
+  auto synced = co_await data_sync(*file_);
+  SNAP_CO_RETURN_IF_ERROR(synced);
   co_return Result<void>();
 }
 
@@ -100,15 +111,15 @@ Task<Result<bool>> MapFile::load_segment(BlockMap& blocks, std::uint64_t file_si
   bytes.resize(head->length);
   auto whole = co_await read_exact(*file_, bytes, ByteOffset(tail_));
   SNAP_CO_RETURN_IF_ERROR(whole);
-  if (head->kind != FrameKind::kSegment || head->volume_size > kMaxVolumeSize) {
+  if (head->kind != FrameKind::kSegment) {
     co_return corrupt(tail_, "not a map segment");
   }
   auto changes = decode_frame_body(*head, bytes, context(tail_), head->volume_size);
   if (!changes) co_return changes.error().with_context(file_->path());
   if (!changes->has_value()) co_return false;
   const bool first = tail_ == kDeltaHeaderBytes;
-  if (!first && (head->number != next_number_ || head->previous != last_checksum_ ||
-                 head->through < point_.through)) {
+  if (head->previous != last_checksum_ ||
+      (!first && (head->number != next_number_ || head->through < point_.through))) {
     co_return corrupt(tail_, "number " + std::to_string(head->number) + " where " +
                                  std::to_string(next_number_) + " was expected");
   }
@@ -117,9 +128,9 @@ Task<Result<bool>> MapFile::load_segment(BlockMap& blocks, std::uint64_t file_si
     auto restored = blocks.restore(change);
     SNAP_CO_RETURN_IF_ERROR(restored);
   }
-  point_.through = head->through;
-  point_.volume_size = head->volume_size;
-  point_.sealed = (head->flags & kFrameSealed) != 0;
+  const Point point{head->through, head->volume_size, (head->flags & kFrameSealed) != 0};
+  last_is_guard_ = head->count == 0 && point == point_;
+  point_ = point;
   next_number_ = head->number + 1;
   last_checksum_ = head->checksum;
   tail_ += head->length;

@@ -25,6 +25,7 @@ class MapFile {
     std::uint64_t through = 0;      ///< journal records up to this sequence are superseded
     std::uint64_t volume_size = 0;  ///< bytes
     bool sealed = false;
+    friend bool operator==(const Point&, const Point&) = default;
   };
 
   /// Writes a new file: a base of `changes` (one per chunk, ascending). Synced unless an error is
@@ -39,6 +40,10 @@ class MapFile {
   /// Appends segments and syncs each (rule Checkpoint). After an error the file is not to be
   /// written again.
   Task<Result<void>> append(std::span<const Change> changes, Point point);
+  /// Makes sure that damage of the last segment that says something is not taken for a torn write:
+  /// a valid segment, which says nothing new, follows it. The base needs no guard, and a sealed
+  /// delta has its flag.
+  Task<Result<void>> append_guard();
   /// Removes the torn segment, so that nothing follows the last valid one.
   Task<Result<void>> cut_tail();
   /// Takes space for `bytes` more of segments.
@@ -69,6 +74,7 @@ class MapFile {
   std::uint64_t next_number_ = 1;
   std::uint64_t last_checksum_ = 0;
   bool torn_ = false;
+  bool last_is_guard_ = false;
 };
 
 }  // namespace snap

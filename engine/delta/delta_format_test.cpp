@@ -1,0 +1,302 @@
+// The format of map and journal as docs/format.md states it: the example is read from the page
+// itself, every byte of small files is damaged, and lengths that lie take no memory.
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "engine/base/codec.h"
+#include "engine/delta/delta_example.h"
+#include "engine/delta/delta_test_util.h"
+
+using namespace snap;
+using namespace snap::delta_test;
+
+namespace {
+
+/// The bytes of a block of the page, "```map" or "```journal": `hexdump -C`, in which "*" repeats
+/// the line above.
+Bytes example_of_the_docs(const std::string& block) {
+  std::ifstream page(SNAP_FORMAT_MD);
+  Bytes bytes;
+  std::string line;
+  while (std::getline(page, line) && line != "```" + block) {
+  }
+  bool repeat = false;
+  while (std::getline(page, line) && line != "```") {
+    if (line == "*") {
+      repeat = true;
+      continue;
+    }
+    std::istringstream words(line.substr(0, line.find('|')));
+    std::size_t offset = 0;
+    words >> std::hex >> offset;
+    while (repeat && bytes.size() < offset)
+      bytes.push_back(bytes[bytes.size() - 16]);
+    repeat = false;
+    unsigned value = 0;
+    while (words >> std::hex >> value)
+      bytes.push_back(static_cast<std::byte>(value));
+  }
+  return bytes;
+}
+
+using Files = std::map<std::string, Bytes>;
+/// What a delta holds, by chunk; and whether it could be opened.
+struct Contents {
+  std::optional<Error> refused;
+  std::uint64_t size = 0;
+  std::vector<Change> changes;
+  bool operator==(const Contents& o) const {
+    return !refused && !o.refused && size == o.size && changes == o.changes;
+  }
+};
+
+Task<void> put_file(Directory* dir, std::string name, const Bytes* bytes, std::uint64_t size) {
+  auto file = must(co_await dir->open(name, for_write()));
+  must(co_await write_all(*file, *bytes, ByteOffset(0)));
+  if (size != 0) must(co_await file->truncate(size));
+}
+
+/// A disk with a delta of these files in its root. The data file has its size and no bytes.
+std::unique_ptr<SimDisk> disk_with(const Files& files, std::uint64_t data_size) {
+  auto disk = std::make_unique<SimDisk>();
+  SimLoop loop(1);
+  auto root = disk->root();
+  const Bytes nothing;
+  loop.run(put_file(root.get(), "data", &nothing, data_size));
+  for (const auto& [name, bytes] : files)
+    loop.run(put_file(root.get(), name, &bytes, 0));
+  return disk;
+}
+
+Task<void> read_contents(SimDisk* disk, Delta::Mode mode, Contents* out) {
+  auto delta = co_await Delta::open(disk->root(), mode);
+  if (!delta) {
+    out->refused = delta.error();
+    co_return;
+  }
+  out->size = (*delta)->size();
+  for (auto at = (*delta)->next_present(ChunkIndex(0)); at; at = (*delta)->next_present(*at + 1)) {
+    const BlockState state = (*delta)->lookup(*at);
+    out->changes.push_back({static_cast<std::uint32_t>(at->value), state.data, state.zero});
+  }
+}
+
+Contents contents_of(const Files& files, std::uint64_t data_size,
+                     Delta::Mode mode = Delta::Mode::kReadWrite) {
+  auto disk = disk_with(files, data_size);
+  SimLoop loop(1);
+  Contents out;
+  loop.run(read_contents(disk.get(), mode, &out));
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("the example in docs/format.md opens as the page says, and is what this code writes") {
+  const Files files{{"map", example_of_the_docs("map")},
+                    {"journal", example_of_the_docs("journal")}};
+  CHECK((files.at("map") == example_map()));
+  CHECK((files.at("journal") == example_journal()));
+  const Contents found = contents_of(files, round_up(kExampleSize, kBlockSize));
+  REQUIRE(!found.refused);
+  CHECK(found.size == kExampleSize);
+  const std::vector<Change> expected{{0, 0x0001, 0x0002}, {2, 0x8000, 0x00f0}, {5, 0x0001, 0}};
+  CHECK(found.changes == expected);
+}
+
+TEST_CASE("frames decode to what was encoded") {
+  SeededRandom random(test_seed("frames"));
+  const Uuid id = example_id();
+  const ChecksumSecret secret = example_secret();
+  for (int i = 0; i < 200; ++i) {
+    std::vector<Change> changes;
+    std::uint32_t chunk = 0;
+    for (std::uint64_t n = random.below(i < 100 ? 4 : 3000); n > 0; --n) {
+      chunk += static_cast<std::uint32_t>(1 + random.below(100));
+      const auto data = static_cast<BlockMask>(random.next());
+      const auto zero = static_cast<BlockMask>(random.next() & ~data);
+      if ((data | zero) != 0) changes.push_back({chunk, data, zero});
+    }
+    FrameHead head;
+    head.kind = i % 2 == 0 ? FrameKind::kSegment : FrameKind::kChanges;
+    head.flags = i % 4 == 0 ? kFrameSealed : 0;
+    head.number = random.next();
+    head.through = random.next();
+    head.volume_size = i % 2 == 0 ? std::uint64_t{1} << 40 : 0;
+    head.previous = random.next();
+    const FrameContext context{id, secret, random.below(1000) * kFrameAlign};
+    const Bytes bytes = encode_frame(head, changes, context);
+    REQUIRE(bytes.size() == frame_length(changes.size()));
+    const auto again = decode_frame_head(bytes, context);
+    REQUIRE(again);
+    CHECK(again->kind == head.kind);
+    CHECK(again->flags == head.flags);
+    CHECK(again->number == head.number);
+    CHECK(again->through == head.through);
+    CHECK(again->volume_size == head.volume_size);
+    CHECK(again->previous == head.previous);
+    const auto body = decode_frame_body(*again, bytes, context, std::uint64_t{1} << 40);
+    REQUIRE(body);
+    REQUIRE(body->has_value());
+    CHECK(**body == changes);
+    // Not at another place, nor for another delta.
+    CHECK(!decode_frame_head(bytes, {id, secret, context.offset + kFrameAlign}));
+    const Uuid other = test_uuid(5);
+    CHECK(!decode_frame_head(bytes, {other, secret, context.offset}));
+  }
+}
+
+namespace {
+
+constexpr std::uint64_t kSmallSize = 1 << 20;
+
+/// A few writes and trims with flushes between them, and a map of base, segment and guard.
+Task<void> make_small_delta(SimDisk* disk, bool close, std::vector<Contents>* steps) {
+  PatternSource below;
+  Delta::CreateOptions options{test_uuid(1), kSmallSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  const Bytes block(kBlockSize, std::byte{7});
+  const auto durable = Delta::Durability::kDurable;
+  must(co_await delta->write(ByteOffset(0), block, below, durable));
+  must(co_await delta->trim(ByteOffset(3 * kChunkSize), kChunkSize, durable));
+  must(co_await delta->seal());  // a segment
+  must(co_await delta->write(ByteOffset(kChunkSize), block, below, durable));
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    Contents now;
+    now.size = kSmallSize;
+    for (auto at = delta->next_present(ChunkIndex(0)); at; at = delta->next_present(*at + 1)) {
+      const BlockState state = delta->lookup(*at);
+      now.changes.push_back({static_cast<std::uint32_t>(at->value), state.data, state.zero});
+    }
+    steps->push_back(std::move(now));
+    if (i == 2) break;
+    must(co_await delta->trim(ByteOffset((5 + i) * kChunkSize), kChunkSize, durable));
+  }
+  if (close) must(co_await delta->close());
+}
+
+struct Flips {
+  std::size_t harmless = 0, refused = 0, step_back = 0, wrong = 0;
+};
+
+/// Changes each byte of `name` in turn and opens the delta.
+Flips flip_every_byte(const Files& files, const std::string& name,
+                      const std::vector<Contents>& steps) {
+  Flips count;
+  for (std::size_t i = 0; i < files.at(name).size(); ++i) {
+    Files damaged = files;
+    damaged[name][i] ^= static_cast<std::byte>(1u << i % 8);
+    const Contents found = contents_of(damaged, kSmallSize);
+    if (found.refused) {
+      const ErrorCode code = found.refused->code();
+      count.refused += code == ErrorCode::kCorrupt;
+      count.wrong += code != ErrorCode::kCorrupt;
+    } else if (found == steps.back()) {
+      ++count.harmless;
+    } else if (steps.size() > 1 && found == steps[steps.size() - 2]) {
+      ++count.step_back;
+    } else {
+      ++count.wrong;
+    }
+  }
+  return count;
+}
+
+/// The map and journal of a small delta, as they are on the disk.
+Files small_files(bool close, std::vector<Contents>* steps) {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(make_small_delta(&disk, close, steps));
+  const auto all = disk.visible_files();
+  return {{"map", all.at("map")}, {"journal", all.at("journal")}};
+}
+
+}  // namespace
+
+TEST_CASE("every flipped byte of a delta at rest is detected or harmless") {
+  std::vector<Contents> steps;
+  const Files files = small_files(true, &steps);
+  REQUIRE(contents_of(files, kSmallSize) == steps.back());
+  CHECK(files.at("journal").empty());
+  const Flips map = flip_every_byte(files, "map", steps);
+  CHECK(map.wrong == 0);
+  CHECK(map.step_back == 0);
+  // Header, base, and the segments before the guard. Only the guard says nothing new.
+  CHECK(map.refused == files.at("map").size() - kFrameAlign);
+  CHECK(map.harmless == kFrameAlign);
+}
+
+TEST_CASE("after a crash only damage of the last record looks like a torn write") {
+  std::vector<Contents> steps;
+  const Files files = small_files(false, &steps);
+  REQUIRE(contents_of(files, kSmallSize) == steps.back());
+  const Flips map = flip_every_byte(files, "map", steps);
+  CHECK(map.wrong == 0);
+  CHECK(map.step_back == 0);
+  CHECK(map.refused + map.harmless == files.at("map").size());
+  // The file may end with the last record, or with what an earlier one left behind it.
+  const Flips journal = flip_every_byte(files, "journal", steps);
+  CHECK(journal.wrong == 0);
+  CHECK(journal.step_back == kFrameAlign);
+  CHECK(journal.refused + journal.harmless == files.at("journal").size() - kFrameAlign);
+}
+
+TEST_CASE("heads and headers that lie about lengths are refused before anything is allocated") {
+  const Uuid id = example_id();
+  const ChecksumSecret secret = example_secret();
+  const FrameContext context{id, secret, 4096};
+  FrameHead head;
+  head.kind = FrameKind::kSegment;
+  Bytes bytes = encode_frame(head, {}, context);
+  // A right checksum on a head with another count or length.
+  const auto forge = [&](std::size_t at, std::uint32_t value) {
+    Bytes forged = bytes;
+    store_le(forged.data() + at, value);
+    Bytes input(24);
+    Encoder e(input);
+    e.bytes(std::as_bytes(std::span(id.bytes)));
+    e.le(context.offset);
+    input.insert(input.end(), forged.begin(), forged.begin() + 56);
+    store_le(forged.data() + 56, xxh3_keyed(input, secret));
+    return decode_frame_head(forged, context);
+  };
+  CHECK(forge(32, 0));            // as it was
+  CHECK(!forge(32, 0xffffffff));  // changes
+  CHECK(!forge(32, 505));         // one more than fits
+  CHECK(!forge(36, 0xfffff000));  // bytes
+  CHECK(!forge(36, 0));
+  CHECK(!forge(36, 4097));
+  CHECK(!forge(36, (2u << 20) + 4096));
+  Bytes header = encode_journal_header({id, kJournalMax / 2});
+  CHECK(decode_journal_header(header, "journal"));
+  for (const std::uint64_t area : {std::uint64_t{0}, std::uint64_t{4095}, kJournalMax / 2 + 4096,
+                                   ~std::uint64_t{0}, std::uint64_t{1} << 63}) {
+    header = encode_journal_header({id, area});
+    CHECK(!decode_journal_header(header, "journal"));
+  }
+  for (const std::uint64_t end : {std::uint64_t{0}, std::uint64_t{4096}, std::uint64_t{8193}}) {
+    const Bytes map = encode_map_header({id, secret, end});
+    CHECK(!decode_map_header(map, "map", true));
+  }
+}
+
+TEST_CASE("a feature of a later release is refused with the release that is needed") {
+  Bytes bytes = encode_map_header({example_id(), example_secret(), 8192});
+  const auto with = [&](std::size_t at, std::uint64_t value) {
+    Bytes changed = bytes;
+    store_le(changed.data() + at, value);
+    std::memcpy(changed.data() + 40, "1.2.3", 5);
+    store_le(changed.data() + 4088, xxh3(std::span(changed).first(4088)));
+    return changed;
+  };
+  CHECK(decode_map_header(with(16, 1), "map", true));  // compatible
+  CHECK(decode_map_header(with(24, 1), "map", false));
+  for (const std::size_t at : {std::size_t{24}, std::size_t{32}}) {
+    auto refused = decode_map_header(with(at, 1), "map", true);
+    REQUIRE(!refused);
+    CHECK(refused.error().code() == ErrorCode::kUnsupported);
+    CHECK(refused.error().message().find("1.2.3 or newer") != std::string::npos);
+  }
+}
