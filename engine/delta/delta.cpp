@@ -205,9 +205,10 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
   // meets another write of its block.
   const MapWord before = co_await blocks_->hold(chunk, mask);
   const bool claims = (data_of(before) | zero_of(before)) == 0;
-  if (claims && !try_claim()) {
+  if ((mask & ~data_of(before)) != 0 && !has_space(before)) {
     auto reserved = co_await reserve_more();
     if (!reserved) {
+      if (claims) claimed_.fetch_sub(1);
       blocks_->release(chunk, mask);
       co_return reserved.error();
     }

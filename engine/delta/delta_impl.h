@@ -109,9 +109,13 @@ class DeltaImpl final : public Delta {
   Task<Result<std::vector<Change>>> merged_with_map(std::span<const Change> changes,
                                                     std::uint64_t volume_size);
   Task<void> drop_reserve_file();
-  /// True if the chunk that is about to hold something for the first time has its space reserved.
-  bool try_claim() { return claimed_.fetch_add(1) + 1 <= reserved_chunks_.load(); }
-  /// After try_claim() was false; gives the claim back if it fails.
+  /// Rule Space: whether a change of bits of a chunk that was `before` has its space on the disk. A
+  /// chunk that held nothing is claimed, also if this is false.
+  bool has_space(MapWord before) {
+    if ((data_of(before) | zero_of(before)) != 0) return space_taken_.load();
+    return claimed_.fetch_add(1) + 1 <= reserved_chunks_.load();
+  }
+  /// After has_space() was false.
   Task<Result<void>> reserve_more();
   Task<Result<void>> reserve_for(std::uint64_t chunks);
   Task<Result<void>> prepare_grow(std::uint64_t from, std::uint64_t to);
@@ -139,6 +143,7 @@ class DeltaImpl final : public Delta {
   WaitGroup background_;
   std::atomic<std::uint64_t> claimed_{0};          ///< chunks present or about to be
   std::atomic<std::uint64_t> reserved_chunks_{0};  ///< chunks whose map entries have space
+  std::atomic<bool> space_taken_{false};           ///< the journal and the next segment have theirs
   std::uint64_t tail_reserved_ = 0;                ///< bytes behind map_'s end; checkpoint_lock_
   std::uint64_t compact_above_ = 0;  ///< an abandoned compaction is not tried again below this
 

@@ -93,16 +93,15 @@ Task<Result<void>> DeltaImpl::hold_for_zero(std::uint64_t begin, std::uint64_t e
     if (ready) {
       const MapWord before = co_await blocks_->hold(chunk, mask);
       if ((data_of(before) & mask) != 0) *any_data = true;
-      if ((data_of(before) | zero_of(before)) == 0 && !try_claim()) {
+      const bool claims = (data_of(before) | zero_of(before)) == 0;
+      if ((mask & ~zero_of(before)) != 0 && !has_space(before)) {
         ready = co_await reserve_more();
+        if (!ready && claims) claimed_.fetch_sub(1);
         if (!ready) blocks_->release(chunk, mask);
       }
       // Rule Bits: the zero bit first, the hole after it. A reader never sees a hole behind a data
       // bit that the trim has not been asked to clear.
-      if (ready && !blocks_->publish_zero(chunk, mask) &&
-          (data_of(before) | zero_of(before)) == 0) {
-        claimed_.fetch_sub(1);
-      }
+      if (ready && !blocks_->publish_zero(chunk, mask) && claims) claimed_.fetch_sub(1);
     }
     if (!ready) {
       for (std::uint64_t held = begin; held < at; held = round_down(held, kChunkSize) + kChunkSize)
