@@ -15,6 +15,7 @@ constexpr std::size_t kAllSubsetsUpTo = 10;
 constexpr int kSeededSubsets = 64;
 constexpr std::uint64_t kContinueEach = 4;
 constexpr std::uint64_t kTidyEach = 8;
+constexpr std::uint64_t kStoreCutEach = 3;
 
 class ChoiceChooser final : public CrashChooser {
  public:
@@ -162,7 +163,9 @@ class Explorer {
     verdict.failure = std::move(once.failure);
     verdict.content = std::move(once.content);
     if (!verdict.failure.empty()) return verdict;
-    verdict.failure = cut_within(disk, *first, verdict.content, hash);
+    // Recoveries of a store cost several times those of a delta: every third of them is cut again.
+    if (trace_.workload.level == Level::kDelta || hash / 64 % kStoreCutEach == 0)
+      verdict.failure = cut_within(disk, *first, verdict.content, hash);
     if (verdict.failure.empty() && hash / 16 % kContinueEach == 0)
       verdict.failure = go_on(*first, verdict.content, hash);
     return verdict;

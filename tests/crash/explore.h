@@ -4,9 +4,9 @@
 // Of what is pending at a boundary (SimDisk::pending) it takes: nothing, all, each first part, each
 // change alone, all but one; every write and punch torn after each 512 bytes, its first or its last
 // part kept, alone and with all others; all subsets up to 10 pending changes, 64 seeded ones above.
-// Each new disk is also cut again inside its recovery, at a seeded place, and recovered: it must
-// read the same. On every fourth, life goes on: a block written with FUA after the recovery is
-// there after the next cut, and nothing else has changed.
+// Each new disk (of a store: each third) is also cut again inside its recovery, at a seeded place,
+// and recovered: it must read the same. On every fourth, life goes on: a block written with FUA
+// after the recovery is there after the next cut, and nothing else has changed.
 #pragma once
 
 #include <map>

@@ -129,6 +129,24 @@ std::vector<Workload> fixed_workloads() {
                                 {write(1)},
                                 {flush()}}));
 
+  // ---- Wide writes: torn in many places
+  add(delta("wide",
+            {{write(0, 8), write(10, 4)}, {flush()}, {write(2, 8)}, {fua(4, 2)}, {flush()}}));
+  add(delta("wide-overlapping",
+            {{write(0, 8), write(4, 8)}, {flush()}, {write(2, 4), fua(3, 6)}, {flush()}}));
+  add(delta("wide-two-chunks",
+            {{write(12, 8)}, {flush(), write(10, 12)}, {fua(14, 4), write(20, 4)}, {flush()}}));
+  add(delta("wide-sub-block", {{bytes(Verb::kWrite, 512, 7 * kB)},
+                               {flush()},
+                               {bytes(Verb::kFuaWrite, kB + 1024, 6 * kB), write(20, 6)},
+                               {flush()}}));
+  add(delta("wide-zero", {{write(0, 10)},
+                          {flush()},
+                          {on(Verb::kZero, 2, 6), write(7, 5)},
+                          {flush()},
+                          {on(Verb::kTrim, 0, 10)}}));
+  add(delta("wide-fua", {{fua(0, 6), fua(8, 6), fua(17, 6)}, {write(0, 6), fua(9, 4)}}));
+
   // ---- Checkpoints: the journal is about to be full, the map about to be compacted
   add(full(delta("checkpoint",
                  {{write(1)}, {flush()}, {write(2), fua(17)}, {flush(), write(2)}, {flush()}}),
