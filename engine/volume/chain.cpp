@@ -15,7 +15,8 @@ constexpr std::uint64_t kMaxStackRun = 1u << 20;
 }  // namespace
 
 Chain::Chain(Volume::Parts parts) : parts_(std::move(parts)) {
-  assert(parts_.sealed.size() <= kMaxSealedDeltas);
+  // Without a delta on top there is room for one more: the delta of a volume that is only read.
+  assert(parts_.sealed.size() + (parts_.delta != nullptr ? 1 : 0) <= kMaxLevels);
   if (parts_.layers == nullptr) parts_.layers = LayerStack::make({});
   std::uint64_t limit = parts_.size;
   if (parts_.delta != nullptr) {
