@@ -46,7 +46,7 @@ class Volume {
     std::uint64_t size = 0;        ///< bytes; a multiple of 512
     std::shared_ptr<Delta> delta;  ///< null: the volume is read-only (an image, or a sealed chain)
     std::uint64_t floor = 0;       ///< as in Sealed, for the delta on top
-    std::vector<Sealed> sealed;    ///< top first, at most kMaxSealedDeltas, one more if delta is null
+    std::vector<Sealed> sealed;    ///< top first, at most kMaxSealedDeltas
     std::shared_ptr<LayerStack> layers;
   };
   struct WriteOptions {
