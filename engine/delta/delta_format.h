@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/base/checksum.h"
+#include "engine/base/preamble.h"
 #include "engine/base/uuid.h"
 #include "snap/limits.h"
 #include "snap/result.h"
@@ -21,7 +22,7 @@
 
 namespace snap {
 
-inline constexpr std::uint64_t kDeltaHeaderBytes = 4096;
+inline constexpr std::uint64_t kDeltaHeaderBytes = kPageBytes;
 inline constexpr std::uint64_t kFrameAlign = 4096;
 inline constexpr std::size_t kFrameHeadBytes = 64;
 inline constexpr std::size_t kChangeBytes = 8;
@@ -38,16 +39,6 @@ struct Change {
   BlockMask zero = 0;
   friend bool operator==(const Change&, const Change&) = default;
 };
-
-/// Feature masks: unknown compat bits are ignored, unknown ro_compat bits forbid writing, unknown
-/// incompat bits forbid opening.
-struct FeatureMasks {
-  std::uint64_t compat = 0;
-  std::uint64_t ro_compat = 0;
-  std::uint64_t incompat = 0;
-};
-/// Incompat bit of a journal that may hold records with payload, which this release cannot replay.
-inline constexpr std::uint64_t kJournalIncompatPayload = 1;
 
 struct MapHeader {
   Uuid id;

@@ -1,10 +1,9 @@
 // The format of map and journal as docs/format.md states it: the example is read from the page
 // itself, every byte of small files is damaged, and lengths that lie take no memory.
 #include <catch2/catch.hpp>
-#include <fstream>
 #include <map>
-#include <sstream>
 
+#include "docs_example.h"
 #include "engine/base/codec.h"
 #include "engine/delta/delta_example.h"
 #include "engine/delta/delta_test_util.h"
@@ -13,33 +12,6 @@ using namespace snap;
 using namespace snap::delta_test;
 
 namespace {
-
-/// The bytes of a block of the page, "```map" or "```journal": `hexdump -C`, in which "*" repeats
-/// the line above.
-Bytes example_of_the_docs(const std::string& block) {
-  std::ifstream page(SNAP_FORMAT_MD);
-  Bytes bytes;
-  std::string line;
-  while (std::getline(page, line) && line != "```" + block) {
-  }
-  bool repeat = false;
-  while (std::getline(page, line) && line != "```") {
-    if (line == "*") {
-      repeat = true;
-      continue;
-    }
-    std::istringstream words(line.substr(0, line.find('|')));
-    std::size_t offset = 0;
-    words >> std::hex >> offset;
-    while (repeat && bytes.size() < offset)
-      bytes.push_back(bytes[bytes.size() - 16]);
-    repeat = false;
-    unsigned value = 0;
-    while (words >> std::hex >> value)
-      bytes.push_back(static_cast<std::byte>(value));
-  }
-  return bytes;
-}
 
 using Files = std::map<std::string, Bytes>;
 /// What a delta holds, by chunk; and whether it could be opened.
@@ -95,8 +67,8 @@ Contents contents_of(const Files& files, std::uint64_t data_size,
 }  // namespace
 
 TEST_CASE("the example in docs/format.md opens as the page says, and is what this code writes") {
-  const Files files{{"map", example_of_the_docs("map")},
-                    {"journal", example_of_the_docs("journal")}};
+  const Files files{{"map", docs_example(SNAP_FORMAT_MD, "map")},
+                    {"journal", docs_example(SNAP_FORMAT_MD, "journal")}};
   CHECK((files.at("map") == example_map()));
   CHECK((files.at("journal") == example_journal()));
   const Contents found = contents_of(files, round_up(kExampleSize, kBlockSize));

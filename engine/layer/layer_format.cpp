@@ -9,73 +9,12 @@ namespace snap::layer_format {
 
 namespace {
 
-// Where header and footer of every version agree: magic, version, masks, release; and XXH3 last.
-constexpr std::size_t kChecksumAt = 4088;
-
 Error corrupt(std::string message) {
   return Error(ErrorCode::kCorrupt, std::move(message));
 }
 
 std::string quantity(std::uint64_t n) {
   return std::to_string(n);
-}
-
-void encode_preamble(Encoder& out, std::string_view magic, const Features& features) {
-  out.text(magic);
-  out.le<std::uint32_t>(kVersion);
-  out.le<std::uint32_t>(0);
-  out.le(features.compat);
-  out.le(features.ro_compat);
-  out.le(features.incompat);
-  out.text(kReleaseNeeded);
-  out.zeros(kReleaseBytes - kReleaseNeeded.size());
-}
-
-void seal_page(std::span<std::byte> page) {
-  store_le(page.data() + kChecksumAt, xxh3(page.first(kChecksumAt)));
-}
-
-/// The release that a file says it needs, made fit for a terminal.
-std::string printable_release(std::span<const std::byte> raw) {
-  std::string out;
-  for (std::byte b : raw) {
-    char c = static_cast<char>(b);
-    if (c == '\0') break;
-    out += (c > ' ' && c < '\x7f') ? c : '?';
-  }
-  return out.empty() ? "newer than this one" : out + " or newer";
-}
-
-/// Checks magic, checksum, version and features of a header or footer; leaves `in` behind them.
-Result<Features> decode_preamble(std::span<const std::byte> page, Decoder& in,
-                                 std::string_view magic, std::string_view what) {
-  auto found = in.bytes(magic.size());
-  if (std::memcmp(found.data(), magic.data(), magic.size()) != 0)
-    return corrupt(std::string(what) + " does not begin with \"" + std::string(magic) +
-                   "\": this is not a layer file, or it is truncated or damaged");
-  if (load_le<std::uint64_t>(page.data() + kChecksumAt) != xxh3(page.first(kChecksumAt)))
-    return corrupt("the checksum of the " + std::string(what) + " does not match: it is damaged");
-  auto version = in.le<std::uint32_t>();
-  auto reserved = in.le<std::uint32_t>();
-  Features f;
-  f.compat = in.le<std::uint64_t>();
-  f.ro_compat = in.le<std::uint64_t>();
-  f.incompat = in.le<std::uint64_t>();
-  std::string release = printable_release(in.bytes(kReleaseBytes));
-  if (version != kVersion)
-    return Error(ErrorCode::kUnsupported, "layer format version " + quantity(version) +
-                                              " is unknown; it needs release " + release);
-  if (f.incompat != 0)
-    return Error(ErrorCode::kUnsupported,
-                 "layer feature bits " + quantity(f.incompat) +
-                     " are unknown to this release; the file needs release " + release);
-  if (reserved != 0) return corrupt("reserved bytes of the " + std::string(what) + " are not zero");
-  return f;
-}
-
-/// Reserved bytes are zero, unless a feature that we may ignore could have put something there.
-bool reserved_ok(std::span<const std::byte> bytes, const Features& f) {
-  return f.compat != 0 || f.ro_compat != 0 || is_zero(bytes);
 }
 
 void encode_entry(Encoder& out, const ChunkEntry& e) {
@@ -160,20 +99,20 @@ void lay_out(Footer& footer, std::uint64_t chunks_end) noexcept {
   footer.info.file_size = footer.footer_offset() + kFooterBytes;
 }
 
-void encode_header(const Features& features, std::span<std::byte, kHeaderBytes> out) {
+void encode_header(const FeatureMasks& features, std::span<std::byte, kHeaderBytes> out) {
   Encoder e(out);
   encode_preamble(e, kHeaderMagic, features);
   e.zeros(out.size() - e.position());
   seal_page(out);
 }
 
-Result<Features> decode_header(std::span<const std::byte, kHeaderBytes> in) {
+Result<FeatureMasks> decode_header(std::span<const std::byte, kHeaderBytes> in) {
   Decoder d(in);
-  auto features = decode_preamble(in, d, kHeaderMagic, "header");
-  if (!features) return features.error();
-  if (!reserved_ok(in.first(kChecksumAt).subspan(d.position()), *features))
-    return corrupt("reserved bytes of the header are not zero");
-  return features;
+  auto preamble = decode_preamble(in, d, kHeaderMagic, "header");
+  if (!preamble) return preamble.error();
+  auto rest = check_reserved(in, d.position(), preamble->features, "header");
+  if (!rest) return rest.error();
+  return preamble->features;
 }
 
 void encode_footer(const Footer& footer, std::span<std::byte, kFooterBytes> out) {
@@ -193,10 +132,10 @@ void encode_footer(const Footer& footer, std::span<std::byte, kFooterBytes> out)
 
 Result<Footer> decode_footer(std::span<const std::byte, kFooterBytes> in, std::uint64_t file_size) {
   Decoder d(in);
-  auto features = decode_preamble(in, d, kFooterMagic, "footer");
-  if (!features) return features.error();
+  auto preamble = decode_preamble(in, d, kFooterMagic, "footer");
+  if (!preamble) return preamble.error();
   Footer f;
-  f.features = *features;
+  f.features = preamble->features;
   f.info.virtual_size = d.le<std::uint64_t>();
   f.info.file_size = d.le<std::uint64_t>();
   f.info.entries = d.le<std::uint64_t>();
@@ -206,8 +145,8 @@ Result<Footer> decode_footer(std::span<const std::byte, kFooterBytes> in, std::u
   f.index_checksum = d.le<std::uint64_t>();
   auto content = d.bytes(f.info.content.bytes.size());
   std::memcpy(f.info.content.bytes.data(), content.data(), content.size());
-  if (!reserved_ok(in.first(kChecksumAt).subspan(d.position()), f.features))
-    return corrupt("reserved bytes of the footer are not zero");
+  auto rest = check_reserved(in, d.position(), f.features, "footer");
+  if (!rest) return rest.error();
   const LayerInfo& info = f.info;
   if (info.file_size != file_size)
     return corrupt("the footer says that the file has " + quantity(info.file_size) +

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/preamble.h"
 #include "engine/layer/layer.h"
 #include "snap/digest.h"
 #include "snap/limits.h"
@@ -22,32 +23,18 @@
 
 namespace snap::layer_format {
 
-inline constexpr std::size_t kHeaderBytes = 4096;
-inline constexpr std::size_t kFooterBytes = 4096;
+inline constexpr std::size_t kHeaderBytes = kPageBytes;
+inline constexpr std::size_t kFooterBytes = kPageBytes;
 inline constexpr std::size_t kEntryBytes = 64;
 inline constexpr std::size_t kSliceBytes = kSliceEntries * kEntryBytes;
 inline constexpr std::size_t kIndexRecordBytes = 44;
-inline constexpr std::uint32_t kVersion = 1;
 inline constexpr std::string_view kHeaderMagic = "SNAPLAYR";
 inline constexpr std::string_view kFooterMagic = "SNAPLEND";
 /// Opens the hash of the content digest, so that it is the hash of nothing else.
 inline constexpr std::string_view kContentDomain = "snap.layer.content.v1\n";
-/// The first release that reads version 1 without features. Part of the file's bytes.
-inline constexpr std::string_view kReleaseNeeded = "0.1.0";
-inline constexpr std::size_t kReleaseBytes = 16;
-
-/// Feature masks. No bit is defined yet. Layers are never written to again, so read-only
-/// compatible bits are to a reader what compatible ones are: it goes on without them.
-struct Features {
-  std::uint64_t compat = 0;
-  std::uint64_t ro_compat = 0;
-  std::uint64_t incompat = 0;
-
-  friend bool operator==(const Features&, const Features&) = default;
-};
 
 struct Footer {
-  Features features;
+  FeatureMasks features;  ///< no bit is defined; read-only compatible ones do not matter here
   LayerInfo info;
   std::uint64_t table_offset = 0;  ///< a multiple of 4096; the chunks end here
   std::uint64_t index_checksum = 0;
@@ -66,8 +53,8 @@ struct Footer {
 void lay_out(Footer& footer, std::uint64_t chunks_end) noexcept;
 
 /// The header says only what the file is: whatever is known last stands in the footer.
-void encode_header(const Features& features, std::span<std::byte, kHeaderBytes> out);
-Result<Features> decode_header(std::span<const std::byte, kHeaderBytes> in);
+void encode_header(const FeatureMasks& features, std::span<std::byte, kHeaderBytes> out);
+Result<FeatureMasks> decode_header(std::span<const std::byte, kHeaderBytes> in);
 
 void encode_footer(const Footer& footer, std::span<std::byte, kFooterBytes> out);
 /// `file_size` is what the file system says. Corrupt, or Unsupported for an unknown version or

@@ -1,9 +1,8 @@
 // The format as docs/format.md states it: its example is decoded from the page itself, and digests
 // are compared with values that were computed without this code (Python's hashlib and struct).
 #include <catch2/catch.hpp>
-#include <fstream>
-#include <sstream>
 
+#include "docs_example.h"
 #include "engine/layer/layer_forge.h"
 
 using namespace snap;
@@ -11,32 +10,6 @@ using namespace snap::layer_test;
 namespace format = snap::layer_format;
 
 namespace {
-
-/// The bytes of the ```layer block of the page: `hexdump -C`, in which "*" repeats the line above.
-Bytes example_of_the_docs() {
-  std::ifstream page(SNAP_FORMAT_MD);
-  Bytes bytes;
-  std::string line;
-  while (std::getline(page, line) && line != "```layer") {
-  }
-  bool repeat = false;
-  while (std::getline(page, line) && line != "```") {
-    if (line == "*") {
-      repeat = true;
-      continue;
-    }
-    std::istringstream words(line.substr(0, line.find('|')));
-    std::size_t offset = 0;
-    words >> std::hex >> offset;
-    while (repeat && bytes.size() < offset)
-      bytes.push_back(bytes[bytes.size() - 16]);
-    repeat = false;
-    unsigned value = 0;
-    while (words >> std::hex >> value)
-      bytes.push_back(static_cast<std::byte>(value));
-  }
-  return bytes;
-}
 
 Task<void> check_docs_example(Bytes* bytes) {
   auto expected = parse_digest<ContentDigest>(
@@ -86,14 +59,14 @@ Result<format::Footer> decode_last_page(const Bytes& bytes) {
 }  // namespace
 
 TEST_CASE("the example in docs/format.md is a layer with the content that the page says") {
-  Bytes bytes = example_of_the_docs();
+  Bytes bytes = docs_example(SNAP_FORMAT_MD, "layer");
   REQUIRE(bytes.size() == 0x7000);
   quick_loop()->run(check_docs_example(&bytes));
 }
 
 TEST_CASE("the writer makes the bytes of the example in docs/format.md, but for the zstd frame") {
   // Another libzstd may compress otherwise; then frame, length and checksums differ, no more.
-  const Bytes docs = example_of_the_docs();
+  const Bytes docs = docs_example(SNAP_FORMAT_MD, "layer");
   const Bytes mine = example_bytes();
   REQUIRE(docs.size() == mine.size());
   CHECK(std::equal(docs.begin(), docs.begin() + 0x2000, mine.begin()));

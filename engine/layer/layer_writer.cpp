@@ -32,7 +32,7 @@ using BlobHash = std::shared_ptr<Sha256Stream>;
 std::span<const std::byte> file_header() {
   static const auto header = [] {
     std::array<std::byte, format::kHeaderBytes> bytes;
-    format::encode_header(format::Features{}, bytes);
+    format::encode_header(FeatureMasks{}, bytes);
     return bytes;
   }();
   return header;
