@@ -132,9 +132,7 @@ Task<Result<void>> Connection::receive_requests() {
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a request");
       }
     }
-    const RequestHeader header =
-        extended ? decode_extended_request(stream_.buffered().first<kExtendedRequestBytes>())
-                 : decode_request(stream_.buffered().first<kRequestBytes>());
+    const RequestHeader header = decode_request(stream_.buffered(), session_.headers);
     stream_.consume(header_bytes);
     if (header.magic != (extended ? kExtendedRequestMagic : kRequestMagic))
       co_return Error(ErrorCode::kProtocol, "a request does not begin with the request magic");

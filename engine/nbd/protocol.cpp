@@ -109,7 +109,7 @@ WireError wire_error(ErrorCode code) noexcept {
   return WireError::kIo;
 }
 
-RequestHeader decode_request(std::span<const std::byte, kRequestBytes> bytes) {
+RequestHeader decode_request(std::span<const std::byte> bytes, Headers headers) {
   Decoder in(bytes);
   RequestHeader h;
   h.magic = in.be<std::uint32_t>();
@@ -117,19 +117,7 @@ RequestHeader decode_request(std::span<const std::byte, kRequestBytes> bytes) {
   h.type = in.be<std::uint16_t>();
   h.cookie = in.be<std::uint64_t>();
   h.offset = ByteOffset(in.be<std::uint64_t>());
-  h.length = in.be<std::uint32_t>();
-  return h;
-}
-
-RequestHeader decode_extended_request(std::span<const std::byte, kExtendedRequestBytes> bytes) {
-  Decoder in(bytes);
-  RequestHeader h;
-  h.magic = in.be<std::uint32_t>();
-  h.flags = in.be<std::uint16_t>();
-  h.type = in.be<std::uint16_t>();
-  h.cookie = in.be<std::uint64_t>();
-  h.offset = ByteOffset(in.be<std::uint64_t>());
-  h.length = in.be<std::uint64_t>();
+  h.length = headers == Headers::kExtended ? in.be<std::uint64_t>() : in.be<std::uint32_t>();
   return h;
 }
 

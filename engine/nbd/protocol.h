@@ -169,8 +169,8 @@ struct RequestHeader {
   /// one (then the two are the same for WRITE, and the payload says the other for BLOCK_STATUS).
   std::uint64_t length = 0;
 };
-RequestHeader decode_request(std::span<const std::byte, kRequestBytes> bytes);
-RequestHeader decode_extended_request(std::span<const std::byte, kExtendedRequestBytes> bytes);
+/// `bytes` holds at least a header of this kind.
+RequestHeader decode_request(std::span<const std::byte> bytes, Headers headers);
 
 /// The payload of a BLOCK_STATUS request.
 struct BlockStatusPayload {

@@ -19,7 +19,7 @@ std::vector<std::byte> bytes(std::initializer_list<unsigned> values) {
 TEST_CASE("a request is decoded field by field, big-endian") {
   const auto wire = bytes({0x25, 0x60, 0x95, 0x13, 0x00, 0x11, 0x00, 0x06, 1, 2, 3, 4, 5, 6,
                            7,    8,    0,    0,    0,    1,    0,    0,    0, 2, 0, 1, 0, 0});
-  const RequestHeader h = decode_request(std::span(wire).first<kRequestBytes>());
+  const RequestHeader h = decode_request(wire, Headers::kStructured);
   CHECK(h.magic == kRequestMagic);
   CHECK(h.flags == (kCmdFua | kCmdFastZero));
   CHECK(h.type == static_cast<std::uint16_t>(Command::kWriteZeroes));
@@ -47,7 +47,7 @@ TEST_CASE("replies are encoded as the protocol document has them") {
 TEST_CASE("an extended request header is decoded as the protocol document has it") {
   const auto wire = bytes({0x21, 0xe4, 0x1c, 0x71, 0, 0x20, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8,
                            0,    0,    0,    1,    0, 0,    0, 2, 0, 0, 0, 9, 0, 0, 0, 5});
-  const RequestHeader h = decode_extended_request(std::span(wire).first<kExtendedRequestBytes>());
+  const RequestHeader h = decode_request(wire, Headers::kExtended);
   CHECK(h.magic == kExtendedRequestMagic);
   CHECK(h.flags == kCmdPayloadLen);
   CHECK(h.type == static_cast<std::uint16_t>(Command::kWrite));

@@ -80,12 +80,12 @@ Verdict check_request(const RequestHeader& h, const RequestRules& rules) noexcep
   if (command == Command::kBlockStatus && !rules.has_contexts)
     return refuse(verdict, WireError::kInval, "no metadata context was negotiated");
   if (command == Command::kBlockStatus && has_payload) {
-    // The range is in the payload: check_block_status() when that is here.
+    // The range is in the payload, and checked when that is here (Connection::handle_block_status).
     if (h.length > kMaxBlockStatusPayload)
       return refuse(verdict, WireError::kInval, "more contexts than there are");
-    verdict.touches_data = h.length != 0;
     if (h.length == 0)
       return refuse(verdict, WireError::kInval, "BLOCK_STATUS with an empty payload");
+    verdict.touches_data = true;
     return verdict;
   }
   // Written so that offset + length cannot wrap.
