@@ -50,3 +50,24 @@ def test_fio_verifies_what_it_wrote_at_random(uri, tmp_path):
     sh("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bsrange=512-64k",
        "--iodepth=16", "--size=32M", "--verify=crc32c", "--verify_fatal=1", "--fsync=32",
        f"--output={tmp_path / 'fio.out'}")
+
+
+def test_nbdsh_writes_trims_and_reads_with_strict_mode_off(uri):
+    script = """
+h.set_strict_mode(0)
+h.pwrite(b"snap" * 1024, 4096)
+h.trim(65536, 8192)
+h.zero(1048576, 131072, nbd.CMD_FLAG_FUA)
+h.flush()
+assert h.pread(4096, 4096) == b"snap" * 1024
+assert h.pread(65536, 8192) == bytes(65536)
+assert h.pread(1048576, 131072) == bytes(1048576)
+try:
+    h.pread(512, h.get_size())
+    raise SystemExit("a read beyond the end was answered")
+except nbd.Error as error:
+    assert error.errno == "EINVAL", error
+assert h.pread(4096, 4096) == b"snap" * 1024
+"""
+    # Its interpreter is the first python3 of PATH, which must be the one with the binding.
+    sh("env", "PATH=/usr/bin:/bin", "nbdsh", "-u", uri, "-c", script)

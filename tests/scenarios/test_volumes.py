@@ -174,3 +174,15 @@ def test_create_and_clone_of_a_huge_volume_take_no_longer_than_of_a_small_one(ba
 
     small, huge = best_of("16M"), best_of("8T")
     assert huge < small * 3 + 0.2
+
+
+def test_a_volume_with_as_many_snapshots_as_wait_to_be_packed_is_read(base):
+    base("create", "web", "--from", "base:1")
+    for n in range(10):
+        base.write("web", {n * MIB // 8: bytes([n + 1]) * 4096})
+        base("snapshot", "web", f"s{n}")
+        base.write("web", {2 * MIB: bytes([n + 1]) * 4096})
+        content = base.content("web")
+        assert content[n * MIB // 8] == n + 1 and content[2 * MIB] == n + 1
+        assert base.json("map", "web")["extents"]
+    assert base.content("web@s3")[2 * MIB] == 3
