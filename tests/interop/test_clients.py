@@ -48,7 +48,7 @@ def test_qemu_io_writes_zeroes_discards_and_reads_patterns(uri):
 
 def test_fio_verifies_what_it_wrote_at_random(uri, tmp_path):
     sh("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bsrange=512-64k",
-       "--iodepth=16", "--size=32M", "--verify=crc32c", "--verify_fatal=1", "--fsync=32",
+       "--iodepth=16", "--size=32M", "--verify=crc32c", "--verify_fatal=1", "--fsync=32", "--verify_state_save=0",
        f"--output={tmp_path / 'fio.out'}")
 
 
