@@ -107,7 +107,10 @@ class Delta {
   /// that is open kReadWrite; a process that dies without it loses nothing that was flushed.
   virtual Task<Result<void>> close() = 0;
   virtual Stats stats() const = 0;
-  /// Why the delta takes no more writes (a sync failed), if so.
+  /// From now on every write and flush fails, until the delta is opened again: as after a sync that
+  /// failed.
+  virtual void stop(const Error& why) = 0;
+  /// Why the delta takes no more writes (a sync failed, or stop()), if so.
   virtual std::optional<Error> failure() const = 0;
 };
 

@@ -56,6 +56,7 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> resize(std::uint64_t size) override;
   Task<Result<void>> close() override;
   Stats stats() const override;
+  void stop(const Error& why) override { (void)fail(why); }
   std::optional<Error> failure() const override;
 
   // ---- For open()

@@ -209,8 +209,13 @@ Task<Result<void>> OpenVolume::Impl::publish(VolumeRecord next) {
   StoredVolume replacement = stored;
   replacement.record = std::move(next);
   auto replaced = co_await store->volumes.replace(lock, replacement);
-  if (!replaced) co_return replaced;
-  stored = std::move(replacement);
+  if (replaced) {
+    stored = std::move(replacement);
+  } else if (replacement.read_only) {
+    // docs/durability.md, Publish: the other record may stand, in which the delta on top is sealed.
+    stored.read_only = replacement.read_only;
+    volume->parts().delta->stop(*stored.read_only);
+  }
   co_return replaced;
 }
 

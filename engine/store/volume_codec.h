@@ -18,7 +18,7 @@ struct StoredVolume {
   VolumeRecord record;  ///< its name is that of the folder; the file does not hold it
   std::uint64_t generation = 0;
   Features features = own_features();
-  std::optional<Error> read_only;  ///< why this release must not replace it, if so
+  std::optional<Error> read_only;  ///< why it must not be replaced, if so
 };
 
 /// InvalidArgument for what the decoder would refuse.

@@ -214,7 +214,10 @@ Task<Result<void>> VolumeStore::replace(VolumeLock& lock, StoredVolume& volume) 
   auto replaced = co_await replace_file(lock.dir(), kRecordName, bytes_of(*text));
   if (replaced && first) replaced = co_await volumes_->sync();
   if (!replaced) {
-    auto undone = co_await undo_replace(lock.dir(), volume.record.name, old_text, replaced.error());
+    bool certain = true;
+    auto undone =
+        co_await undo_replace(lock.dir(), volume.record.name, old_text, replaced.error(), &certain);
+    if (!certain) volume.read_only = undone.error();
     co_return undone;
   }
   volume.generation = next.generation;
@@ -224,7 +227,7 @@ Task<Result<void>> VolumeStore::replace(VolumeLock& lock, StoredVolume& volume) 
 /// The new record may stand although publishing it failed (the sync of the folder, which comes
 /// last). The caller goes on with the old one, so that one has to stand again.
 Task<Result<void>> VolumeStore::undo_replace(Directory& dir, std::string name, std::string old_text,
-                                             Error why) {
+                                             Error why, bool* certain) {
   Result<void> undone;
   if (old_text.empty()) {
     undone = co_await dir.unlink(kRecordName);
@@ -236,6 +239,7 @@ Task<Result<void>> VolumeStore::undo_replace(Directory& dir, std::string name, s
     undone = co_await replace_file(dir, kRecordName, bytes_of(old_text));
   }
   if (undone) co_return why;
+  *certain = false;
   co_return why.with_context("volume " + shown(name) +
                              ": it is not certain whether the old or the new record stands "
                              "(close the volume and open it again)");

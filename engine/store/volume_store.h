@@ -72,7 +72,7 @@ class VolumeStore {
   Task<Result<StoredVolume>> read_locked(VolumeLock& lock, std::string name);
   /// Replaces volume.json (generation + 1) and makes it durable, the folder's name too. What it
   /// names is durable before the call. On failure the old record stands; if even that cannot be
-  /// established, the message says so.
+  /// established, the message says so and volume.read_only is set.
   Task<Result<void>> replace(VolumeLock& lock, StoredVolume& volume);
   /// Publishes the end of a volume: volume.json goes, durably, then the folder. Its deltas are left
   /// to the caller.
@@ -106,7 +106,7 @@ class VolumeStore {
  private:
   Task<Result<VolumeLock>> try_lock_dir(std::string name, Holder holder);
   Task<Result<void>> undo_replace(Directory& dir, std::string name, std::string old_bytes,
-                                  Error why);
+                                  Error why, bool* certain);
 
   std::unique_ptr<Directory> volumes_;
   std::unique_ptr<Directory> deltas_;
