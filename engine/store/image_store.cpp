@@ -195,7 +195,7 @@ Task<Result<Image>> ImageStore::publish(Image image, std::optional<Reference> ta
   co_return image;
 }
 
-Task<Result<std::vector<Image>>> ImageStore::list() {
+Task<Result<std::vector<Image>>> ImageStore::list(std::vector<Error>* damaged) {
   auto entries = co_await read_index();
   if (!entries) co_return entries.error();
   std::vector<Image> out;
@@ -205,7 +205,10 @@ Task<Result<std::vector<Image>>> ImageStore::list() {
     auto image = co_await of_manifest(entry.manifest);
     if (!image) {
       if (image.error().code() == ErrorCode::kUnsupported) continue;  // not of block layers
-      co_return as_damage(image.error()).with_context(name_of(entry));
+      const Error damage = as_damage(image.error()).with_context(name_of(entry));
+      if (damaged == nullptr) co_return damage;
+      damaged->push_back(damage);
+      continue;
     }
     add_tags(*image, *entries);
     out.push_back(std::move(*image));
@@ -233,7 +236,8 @@ Task<Result<Image>> ImageStore::find(std::string name_or_id) {
     if (!reference) co_return reference.error();
     co_return no_such_image(name_or_id, *entries);
   }
-  auto images = co_await list();
+  std::vector<Error> damaged;
+  auto images = co_await list(&damaged);
   if (!images) co_return images.error();
   const Image* found = nullptr;
   for (const Image& image : *images) {
@@ -246,6 +250,7 @@ Task<Result<Image>> ImageStore::find(std::string name_or_id) {
     }
     found = &image;
   }
+  if (found == nullptr && !damaged.empty()) co_return damaged.front();  // perhaps it is that one
   if (found == nullptr) co_return no_such_image(name_or_id, *entries);
   co_return Image(*found);
 }

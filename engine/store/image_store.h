@@ -37,8 +37,9 @@ class ImageStore {
   /// names a layer that is missing. The caller holds the store lock.
   Task<Result<Image>> publish(Image image, std::optional<Reference> tag);
 
-  /// Every image, newest first; several tags of one image are one Image.
-  Task<Result<std::vector<Image>>> list();
+  /// Every image, newest first; several tags of one image are one Image. Images that cannot be
+  /// read go to `damaged`; without it the first of them is the result.
+  Task<Result<std::vector<Image>>> list(std::vector<Error>* damaged = nullptr);
   /// By reference, or by a unique prefix of the ID ("sha256:" may lead). NotFound suggests the
   /// nearest name; an ambiguous prefix is InvalidArgument.
   Task<Result<Image>> find(std::string name_or_id);

@@ -64,9 +64,10 @@ Task<Result<Target>> find_target(ImageStore& images, std::string name_or_id,
   co_return Target{image->manifest, std::nullopt};
 }
 
-/// The blobs of the image that nothing else uses. `rest` is the index without it.
+/// The blobs of the image that nothing else uses. `rest` is the index without it. Nothing, and why
+/// in `kept`, if that cannot be known.
 Task<Result<Garbage>> garbage_of(Store::Impl& store, BlobDigest manifest,
-                                 std::vector<IndexEntry> rest) {
+                                 std::vector<IndexEntry> rest, std::optional<Error>* kept) {
   Candidates candidates;
   candidates.deltas.emplace();
   candidates.blobs.emplace(1, manifest);
@@ -85,7 +86,10 @@ Task<Result<Garbage>> garbage_of(Store::Impl& store, BlobDigest manifest,
   auto marks = co_await mark_used(store, std::move(rest));
   // Another image is damaged: the tag goes all the same, and the blobs wait for prune, which says
   // what is wrong. Else two damaged images would keep each other.
-  if (!marks) co_return Garbage{};
+  if (!marks) {
+    *kept = marks.error();
+    co_return Garbage{};
+  }
   auto garbage = co_await find_garbage(store, *marks, std::move(candidates));
   co_return garbage;
 }
@@ -101,8 +105,8 @@ Task<Result<Image>> image_behind(ImageStore& images, BlobDigest manifest, std::s
   co_return error.with_code(ErrorCode::kCorrupt);
 }
 
-Task<Result<std::vector<Image>>> Store::images() {
-  auto out = co_await impl_->images.list();
+Task<Result<std::vector<Image>>> Store::images(std::vector<Error>* damaged) {
+  auto out = co_await impl_->images.list(damaged);
   co_return out;
 }
 
@@ -155,7 +159,7 @@ Task<Result<Store::Removed>> Store::remove_image(std::string_view name_or_id, bo
   if (last) {
     auto unused = co_await check_unused(impl_->volumes, target->manifest, name);
     if (!unused) co_return unused.error();
-    auto found = co_await garbage_of(*impl_, target->manifest, std::move(rest));
+    auto found = co_await garbage_of(*impl_, target->manifest, std::move(rest), &out.kept);
     if (!found) co_return found.error();
     garbage = std::move(*found);
   }

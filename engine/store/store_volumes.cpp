@@ -143,8 +143,8 @@ Task<Result<VolumeRecord>> Store::create_volume(CreateOptions options) {
   co_return record;
 }
 
-Task<Result<std::vector<VolumeSummary>>> Store::volumes() {
-  auto all = co_await impl_->volumes.list();
+Task<Result<std::vector<VolumeSummary>>> Store::volumes(std::vector<Error>* damaged) {
+  auto all = co_await impl_->volumes.list(damaged);
   if (!all) co_return all.error();
   std::vector<VolumeSummary> out;
   for (StoredVolume& volume : *all) {
@@ -181,8 +181,10 @@ Task<Result<Store::Removed>> Store::remove_volume(std::string_view name, bool dr
   auto removed = co_await impl_->drop_deltas(std::move(deltas), false);
   // The volume is gone, which is what was asked for; what could not be reclaimed now (a busy store,
   // another volume that is damaged) waits for prune, which says why.
-  if (!removed) co_return Removed{};
-  co_return removed;
+  if (removed) co_return removed;
+  Removed out;
+  out.kept = removed.error();
+  co_return out;
 }
 
 Task<Result<void>> Store::rename_volume(std::string_view name, std::string_view new_name) {

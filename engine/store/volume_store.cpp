@@ -138,7 +138,7 @@ Task<Result<StoredVolume>> VolumeStore::find(std::string name_or_id) {
   co_return StoredVolume(*found);
 }
 
-Task<Result<std::vector<StoredVolume>>> VolumeStore::list() {
+Task<Result<std::vector<StoredVolume>>> VolumeStore::list(std::vector<Error>* damaged) {
   auto all = co_await names();
   if (!all) co_return all.error();
   std::vector<StoredVolume> out;
@@ -151,7 +151,9 @@ Task<Result<std::vector<StoredVolume>>> VolumeStore::list() {
     auto record = co_await read_record(**dir, name);
     if (!record) {
       if (record.error().code() == ErrorCode::kNotFound) continue;
-      co_return record.error();
+      if (damaged == nullptr) co_return record.error();
+      damaged->push_back(record.error());
+      continue;
     }
     out.push_back(std::move(*record));
   }

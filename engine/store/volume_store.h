@@ -56,8 +56,9 @@ class VolumeStore {
   Task<Result<StoredVolume>> find(std::string name_or_id);
   /// The names of all volumes, ascending.
   Task<Result<std::vector<std::string>>> names();
-  /// Every record, by name. Corrupt names the volume that cannot be read.
-  Task<Result<std::vector<StoredVolume>>> list();
+  /// Every record, by name. Those that cannot be read go to `damaged`; without it the first of
+  /// them is the result.
+  Task<Result<std::vector<StoredVolume>>> list(std::vector<Error>* damaged = nullptr);
 
   /// Takes the volume's lock. Busy, with the pid, if it is held. NotFound if there is no such
   /// volume.

@@ -190,7 +190,9 @@ class Store {
 
   // ---- Images
 
-  Task<Result<std::vector<Image>>> images();
+  /// All images. With `damaged` those that cannot be read are told there, one error each; without,
+  /// the first of them is the result.
+  Task<Result<std::vector<Image>>> images(std::vector<Error>* damaged = nullptr);
   /// By reference, or by a unique prefix of its ID. NotFound suggests the nearest name.
   Task<Result<Image>> image(std::string_view name_or_id);
   Task<Result<Image>> image_of_manifest(BlobDigest manifest);
@@ -207,6 +209,8 @@ class Store {
     std::vector<std::string> untagged;  ///< references
     std::vector<std::string> deleted;   ///< digests of images and layers that are gone
     std::uint64_t freed = 0;            ///< bytes
+    /// Why what nothing uses any more stays until prune, if it does.
+    std::optional<Error> kept;
   };
   /// A reference: untags; the last one deletes the image and what nothing else uses. An ID: all of
   /// its tags if there is one, else Busy unless `force`. Busy, naming them, while volumes use the
@@ -233,7 +237,8 @@ class Store {
     Labels labels;
   };
   Task<Result<VolumeRecord>> create_volume(CreateOptions options);
-  Task<Result<std::vector<VolumeSummary>>> volumes();
+  /// All volumes; `damaged` as for images().
+  Task<Result<std::vector<VolumeSummary>>> volumes(std::vector<Error>* damaged = nullptr);
   /// By exact name, or a unique prefix of its id.
   Task<Result<VolumeSummary>> volume(std::string_view name_or_id);
   Task<Result<Removed>> remove_volume(std::string_view name, bool dry_run);

@@ -77,6 +77,14 @@ def test_a_damaged_config_or_manifest_is_named(two, kind, damage):
                          "nonsense": b"\0\xff" * 100, "deep": b"[" * 200000}[damage])
     two.fails("create", "x", "--from", "base:1", code=2, says=path.name[:12])
     two.fails("export", "web", code=2)
+    # Other images are listed beside the line that names this one, and go when asked to; what
+    # cannot be known to be unused stays, and rmi says so.
+    two.image("third:1", noise(MIB, 77))
+    rows = two("images", code=2).splitlines()
+    assert sorted(r.split()[0] for r in rows[1:]) == ["other", "third"] and path.name[:12] in two.err, (rows, two.err)
+    assert two("rmi", "--yes", "third:1").startswith("Untagged: third:1\n")
+    # A manifest names layers; one that cannot be read may name any.
+    assert (kind == "manifest") == ("prune" in two.err and path.name[:12] in two.err), two.err
     assert two.content("volume:spare") == noise(MIB, 50)
 
 
@@ -101,6 +109,7 @@ def test_a_damaged_index_is_named_and_not_overwritten(two, damage):
 @pytest.mark.parametrize("damage", ["cut", "empty", "nonsense", "other", "missing"])
 def test_a_damaged_volume_record_is_named_and_the_others_work(two, damage):
     path = two.store / "volumes/web/volume.json"
+    two_volumes = two.volumes()
     data = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -113,6 +122,9 @@ def test_a_damaged_volume_record_is_named_and_the_others_work(two, damage):
         _, err = done.communicate(timeout=60)
         assert done.returncode == (4 if damage == "missing" and done.returncode == 4 else 2), (args, err)
         assert len(err.decode().splitlines()) == 1 and b"web" in err, err
+    if damage != "missing":
+        rows = two("ls", code=2).splitlines()
+        assert sorted(r.split()[0] for r in rows[1:]) == sorted(set(two_volumes) - {"web"}) and "web" in two.err
     # What cannot be read may still be used by it: nothing is swept.
     deltas = sorted(os.listdir(two.store / "deltas"))
     if damage != "missing":

@@ -54,7 +54,8 @@ void print_image_table(Context& context, const std::vector<Image>& images,
 Task<Result<int>> run_images(Context& context, ImagesOptions options) {
   auto store = co_await context.store();
   if (!store) co_return store.error();
-  auto listed = co_await (*store)->images();
+  std::vector<Error> damaged;
+  auto listed = co_await (*store)->images(&damaged);
   if (!listed) co_return listed.error();
   std::vector<Image> images;
   for (Image& image : *listed) {
@@ -76,7 +77,7 @@ Task<Result<int>> run_images(Context& context, ImagesOptions options) {
   } else {
     print_image_table(context, images, options);
   }
-  co_return kExitOk;
+  co_return context.report_all(damaged);
 }
 
 // ---- history
@@ -204,9 +205,7 @@ Task<Result<int>> run_rmi(Context& context, RmiOptions options) {
       if (!first_error) first_error = removed.error();
       continue;
     }
-    all.untagged.insert(all.untagged.end(), removed->untagged.begin(), removed->untagged.end());
-    all.deleted.insert(all.deleted.end(), removed->deleted.begin(), removed->deleted.end());
-    all.freed += removed->freed;
+    add_removed(all, *removed);
   }
   print_removed(context, all, options.dry_run);
   if (first_error) co_return *first_error;

@@ -137,14 +137,15 @@ std::string image_cell(const VolumeRecord& record) {
 Task<Result<int>> run_ls(Context& context) {
   auto store = co_await context.store();
   if (!store) co_return store.error();
-  auto volumes = co_await (*store)->volumes();
+  std::vector<Error> damaged;
+  auto volumes = co_await (*store)->volumes(&damaged);
   if (!volumes) co_return volumes.error();
   if (context.options().json) {
     Json out = Json::array();
     for (const VolumeSummary& volume : *volumes)
       out.push_back(volume_json(volume));
     print_json(context, "volumes", std::move(out));
-    co_return kExitOk;
+    co_return context.report_all(damaged);
   }
   Table table({"NAME", "IMAGE", "SIZE", "ALLOCATED", "SNAPSHOTS", "CREATED", "STATUS"});
   auto now = std::chrono::system_clock::now();
@@ -157,7 +158,7 @@ Task<Result<int>> run_ls(Context& context) {
                volume.holder ? fmt::format("in use by pid {}", volume.holder->pid) : "at rest"});
   }
   if (!context.options().quiet) context.print(table.str());
-  co_return kExitOk;
+  co_return context.report_all(damaged);
 }
 
 // ---- rm
@@ -207,8 +208,7 @@ Task<Result<int>> run_rm(Context& context, RmCommand command) {
       if (!first_error) first_error = removed.error();
       continue;
     }
-    all.deleted.insert(all.deleted.end(), removed->deleted.begin(), removed->deleted.end());
-    all.freed += removed->freed;
+    add_removed(all, *removed);
   }
   print_removed(context, all, command.dry_run);
   if (first_error) co_return *first_error;

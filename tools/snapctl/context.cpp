@@ -122,6 +122,12 @@ void Context::report(const Error& error) {
   std::fprintf(stderr, "%s\n", error_line(message).c_str());
 }
 
+int Context::report_all(const std::vector<Error>& errors) {
+  for (const Error& error : errors)
+    report(error);
+  return errors.empty() ? kExitOk : exit_code_of(errors.front().code());
+}
+
 void Context::note(std::string_view line) {
   if (options_.quiet) return;
   end_progress();

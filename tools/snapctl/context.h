@@ -59,6 +59,8 @@ class Context {
   void print(std::string_view text);
   /// Prints an error as the program does; for commands that go on after one.
   void report(const Error& error);
+  /// Reports each, for commands that show what is left; gives the exit code.
+  int report_all(const std::vector<Error>& errors);
   /// Writes one line to standard error, unless --quiet.
   void note(std::string_view line);
   /// Flushes standard output. Io if anything written was lost.

@@ -74,8 +74,9 @@ Json volume_json(const VolumeSummary& volume) {
 }
 
 Json removed_json(const Store::Removed& removed) {
-  return Json{
-      {"untagged", removed.untagged}, {"deleted", removed.deleted}, {"freed", removed.freed}};
+  Json out{{"untagged", removed.untagged}, {"deleted", removed.deleted}, {"freed", removed.freed}};
+  if (removed.kept) out["kept"] = removed.kept->message();
+  return out;
 }
 
 void print_bare_json(Context& context, const Json& value) {

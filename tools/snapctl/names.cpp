@@ -19,7 +19,8 @@ namespace {
 /// Names of every volume; empty if they cannot be listed, for this only feeds a suggestion.
 Task<std::vector<std::string>> volume_names(Store& store) {
   std::vector<std::string> names;
-  auto volumes = co_await store.volumes();
+  std::vector<Error> damaged;
+  auto volumes = co_await store.volumes(&damaged);
   if (!volumes) co_return names;
   for (const VolumeSummary& v : *volumes)
     names.push_back(v.record.name);
@@ -28,7 +29,8 @@ Task<std::vector<std::string>> volume_names(Store& store) {
 
 Task<std::vector<std::string>> image_names(Store& store) {
   std::vector<std::string> names;
-  auto images = co_await store.images();
+  std::vector<Error> damaged;
+  auto images = co_await store.images(&damaged);
   if (!images) co_return names;
   for (const Image& image : *images) {
     for (const Reference& tag : image.tags) {

@@ -5,12 +5,25 @@
 #include <nlohmann/json.hpp>
 
 #include "tools/snapctl/context.h"
+#include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/table.h"
 
 namespace snap::cli {
 
+void add_removed(Store::Removed& all, const Store::Removed& more) {
+  all.untagged.insert(all.untagged.end(), more.untagged.begin(), more.untagged.end());
+  all.deleted.insert(all.deleted.end(), more.deleted.begin(), more.deleted.end());
+  all.freed += more.freed;
+  if (!all.kept) all.kept = more.kept;
+}
+
 void print_removed(Context& context, const Store::Removed& removed, bool dry_run) {
+  if (removed.kept) {
+    context.note(error_line("what is not used any more stays until '" SNAPCTL_PROGRAM_NAME
+                            " prune' can run: " +
+                            removed.kept->message()));
+  }
   if (context.options().json) {
     Json out = removed_json(removed);
     out["dry_run"] = dry_run;
