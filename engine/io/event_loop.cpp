@@ -25,6 +25,8 @@ const char* opcode_name(IoOpcode opcode) {
       return "punch hole";
     case IoOpcode::kAllocate:
       return "allocate";
+    case IoOpcode::kWriteback:
+      return "begin writeback";
     case IoOpcode::kRecv:
       return "receive";
     case IoOpcode::kSendMsg:

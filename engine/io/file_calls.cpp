@@ -56,7 +56,7 @@ std::int64_t read_or_write(const IoOp& op) noexcept {
 }  // namespace
 
 bool is_file_op(IoOpcode opcode) noexcept {
-  return opcode <= IoOpcode::kAllocate;
+  return opcode <= IoOpcode::kWriteback;
 }
 
 std::int64_t run_file_op(const IoOp& op) noexcept {
@@ -82,6 +82,10 @@ std::int64_t run_file_op(const IoOp& op) noexcept {
         return ::fallocate(op.fd, op.flags != 0 ? FALLOC_FL_KEEP_SIZE : 0, signed_offset(op),
                            length);
       });
+    case IoOpcode::kWriteback:
+      return ::sync_file_range(op.fd, signed_offset(op), length, SYNC_FILE_RANGE_WRITE) == 0
+                 ? 0
+                 : -errno;
     default:
       return -EINVAL;
   }

@@ -11,7 +11,7 @@ namespace snap {
 /// Linux moves at most this many bytes a call; a larger read or write is shortened.
 inline constexpr std::size_t kMaxIoBytes = 0x7ffff000;
 
-/// read, write, sync, punch and allocate; the rest are for sockets.
+/// read, write, sync, punch, allocate and writeback; the rest are for sockets.
 bool is_file_op(IoOpcode opcode) noexcept;
 
 /// Runs a file op, waiting for the disk: bytes, or -errno. EINTR is retried.

@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 #include <cerrno>
+#include <future>
 #include <string>
 #include <vector>
 
@@ -311,6 +312,39 @@ Task<void> real_only(Directory& root, std::string path) {
   CHECK(text_of(must(std::move(got29))).empty());
 }
 
+Task<void> write_and_hint(Directory& root) {
+  auto file = must(co_await root.open("w", for_write()));
+  const std::vector<std::byte> ones(1u << 20, std::byte{1});
+  must(co_await write_all(*file, ones, ByteOffset(0)));
+  auto some = co_await start_writeback(*file, ByteOffset(64u << 10), 128u << 10);
+  CHECK(some.has_value());
+  must(co_await data_sync(*file));
+  std::vector<std::byte> got(1u << 20);
+  must(co_await read_exact(*file, got, ByteOffset(0)));
+  CHECK(got == std::vector<std::byte>(1u << 20, std::byte{1}));
+}
+
+/// The descriptor is open still when its File is gone, for the helpers have other work.
+Task<void> close_without_name(Directory& root) {
+  auto named = must(co_await root.open("named", for_write()));
+  auto unnamed = must(co_await root.open("unnamed", for_write()));
+  auto unlinking = root.unlink("unnamed");
+  must(co_await std::move(unlinking));
+  const int named_fd = named->native_handle();
+  const int unnamed_fd = unnamed->native_handle();
+  std::promise<void> release;
+  std::shared_future<void> released(release.get_future());
+  EventLoop::current()->offload_raw([released] { released.wait(); });
+  named.reset();
+  unnamed.reset();
+  CHECK(::fcntl(named_fd, F_GETFD) == -1);
+  CHECK(::fcntl(unnamed_fd, F_GETFD) != -1);
+  release.set_value();
+  auto behind = offload([] {});
+  co_await behind;
+  CHECK(::fcntl(unnamed_fd, F_GETFD) == -1);
+}
+
 }  // namespace
 
 TEST_CASE("what is written is read back, and a read past the end says where the file ends") {
@@ -368,4 +402,14 @@ TEST_CASE("more operations at once than the ring has entries all complete") {
 TEST_CASE("on a real disk pipes are refused without waiting and descriptors close on exec") {
   TestRig rig(GENERATE(as<std::string>{}, "threads", "uring"));
   rig.loop->run(real_only(*rig.root, rig.temp.path()));
+}
+
+TEST_CASE("writeback may be begun for a part of a file") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(write_and_hint(*rig.root));
+}
+
+TEST_CASE("a file that has no name any more is closed by a helper, any other at once") {
+  TestRig rig(GENERATE(as<std::string>{}, "threads", "uring"), 64, 1);
+  rig.loop->run(close_without_name(*rig.root));
 }

@@ -5,6 +5,8 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include <new>
+
 #include "engine/io/real_calls.h"
 
 namespace snap {
@@ -34,6 +36,19 @@ Result<void> check_file_name(const std::string& name) {
 }
 
 // ---- RealFile
+
+RealFile::~RealFile() {
+  struct ::stat st = {};
+  EventLoop* const loop = EventLoop::current();
+  if (loop == nullptr || ::fstat(fd_.get(), &st) != 0 || st.st_nlink != 0) return;
+  const int fd = fd_.get();
+  try {
+    loop->offload_raw([fd] { UniqueFd closes(fd); });
+    fd_.release();
+  } catch (const std::bad_alloc&) {
+    // closed here, then
+  }
+}
 
 bool RealFile::start(IoOp& op) {
   op.fd = fd_.get();

@@ -16,6 +16,9 @@ namespace snap {
 class RealFile final : public File {
  public:
   RealFile(std::string path, UniqueFd fd) : File(std::move(path)), fd_(std::move(fd)) {}
+  /// The last descriptor of a file without a name frees its blocks, which takes as long as the file
+  /// is large: on a loop's thread, a helper closes it.
+  ~RealFile() override;
 
   bool start(IoOp& op) override;
   Task<Result<FileStat>> stat() override;

@@ -47,6 +47,10 @@ SimFile::~SimFile() {
 }
 
 bool SimFile::start(IoOp& op) {
+  if (op.opcode == IoOpcode::kWriteback) {
+    op.result = 0;  // a hint, which this disk does not take
+    return false;
+  }
   disk_.begin(op);
   if (auto* loop = dynamic_cast<SimLoop*>(EventLoop::current())) {
     loop->add(op, disk_);

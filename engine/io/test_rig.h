@@ -67,7 +67,8 @@ inline OpenFlags for_write() {
 
 /// A loop of the kind "threads" or "uring" with a directory of the real disk, or "simulated".
 struct TestRig {
-  explicit TestRig(const std::string& kind, unsigned queue_depth = 64) {
+  explicit TestRig(const std::string& kind, unsigned queue_depth = 64,
+                   unsigned offload_threads = LoopOptions{}.offload_threads) {
     if (kind == "simulated") {
       loop = std::make_unique<SimLoop>(7);
       root = disk.root();
@@ -76,6 +77,7 @@ struct TestRig {
     LoopOptions options;
     options.kind = kind == "uring" ? LoopOptions::Kind::kUring : LoopOptions::Kind::kThreads;
     options.queue_depth = queue_depth;
+    options.offload_threads = offload_threads;
     loop = must(make_event_loop(options));
     root = must(loop->run(open_directory(temp.path())));
   }

@@ -35,10 +35,10 @@ std::uint64_t data_of(const IoOp& op, bool poll) {
 
 /// 5.11: a wait with a timeout that is no entry of its own; 5.5: completions are never dropped.
 constexpr unsigned kNeededFeatures = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP;
-constexpr std::array kNeededOps = {IORING_OP_READ,     IORING_OP_WRITE,       IORING_OP_READV,
-                                   IORING_OP_WRITEV,   IORING_OP_FSYNC,       IORING_OP_FALLOCATE,
-                                   IORING_OP_RECV,     IORING_OP_SENDMSG,     IORING_OP_ACCEPT,
-                                   IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL};
+constexpr std::array kNeededOps = {
+    IORING_OP_READ,    IORING_OP_WRITE,     IORING_OP_READV,           IORING_OP_WRITEV,
+    IORING_OP_FSYNC,   IORING_OP_FALLOCATE, IORING_OP_SYNC_FILE_RANGE, IORING_OP_RECV,
+    IORING_OP_SENDMSG, IORING_OP_ACCEPT,    IORING_OP_POLL_ADD,        IORING_OP_ASYNC_CANCEL};
 
 /// Best first; a kernel that does not know a flag answers EINVAL. The ring starts disabled where it
 /// will belong to the thread that enables it.
@@ -119,6 +119,8 @@ void fill(io_uring_sqe* sqe, IoOp& op) {
     case IoOpcode::kAllocate:
       return io_uring_prep_fallocate(sqe, op.fd, op.flags != 0 ? FALLOC_FL_KEEP_SIZE : 0,
                                      static_cast<off_t>(op.offset), static_cast<off_t>(op.length));
+    case IoOpcode::kWriteback:
+      return io_uring_prep_sync_file_range(sqe, op.fd, n, op.offset, SYNC_FILE_RANGE_WRITE);
     case IoOpcode::kRecv:
       return io_uring_prep_recv(sqe, op.fd, op.buffer, n, op.flags);
     case IoOpcode::kSendMsg:

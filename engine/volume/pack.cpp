@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,13 +36,30 @@ struct PackChunk {
 
 /// What is read and judged in one go. The blocks of chunk i stand at i * 64 KiB in `upper` as the
 /// packed volume has them, and in `lower` as what lies below has them.
+///
+/// Batches go round: 1 MiB of fresh memory each time would cost more in page faults than the copy
+/// into it.
 struct Batch {
   std::vector<PackChunk> chunks;
   std::uint64_t delta_bytes = 0;  ///< what this batch adds to the progress
-  std::vector<std::byte> upper;
-  std::vector<std::byte> lower;
+  std::unique_ptr<std::byte[]> upper =
+      std::make_unique_for_overwrite<std::byte[]>(kBatchChunks * kChunkSize);
+  std::unique_ptr<std::byte[]> lower;  ///< made when first needed
   AsyncEvent ready;
   Result<void> result;
+
+  std::span<std::byte> upper_at(std::size_t chunk) {
+    return {&upper[chunk * kChunkSize], kChunkSize};
+  }
+  std::span<std::byte> lower_at(std::size_t chunk) {
+    return {&lower[chunk * kChunkSize], kChunkSize};
+  }
+  void clear() {
+    chunks.clear();
+    delta_bytes = 0;
+    ready.reset();
+    result = {};
+  }
 };
 
 BlockMask held_by(const Chain& chain, std::size_t levels, ChunkIndex chunk) {
@@ -75,11 +93,9 @@ void judge(Batch& batch) {
     for (unsigned b = 0; b < kBlocksPerChunk; ++b) {
       const BlockMask bit = block_range(b, 1);
       if ((c.wanted & bit) == 0) continue;
-      const std::span<const std::byte> now(&batch.upper[i * kChunkSize + b * kBlockSize],
-                                           kBlockSize);
+      const auto now = batch.upper_at(i).subspan(b * kBlockSize, kBlockSize);
       const bool below = (c.compare & bit) != 0;
-      if (below &&
-          std::memcmp(now.data(), &batch.lower[i * kChunkSize + b * kBlockSize], kBlockSize) == 0)
+      if (below && std::memcmp(now.data(), &batch.lower_at(i)[b * kBlockSize], kBlockSize) == 0)
         continue;
       if (!is_zero(now)) {
         c.data = static_cast<BlockMask>(c.data | bit);
@@ -110,6 +126,7 @@ class Packer {
 
   Task<void> count_total();
   ChunkIndex next_held(ChunkIndex from) const;
+  std::unique_ptr<Batch> empty_batch();
   Task<Result<std::unique_ptr<Batch>>> next_batch();
   Task<void> read(Batch& batch);
   Task<Result<void>> read_batch(Batch& batch);
@@ -123,6 +140,7 @@ class Packer {
   const std::uint64_t floor_;  ///< what lies below is hidden from here on
   PackOptions options_;
   LayerWriter writer_;
+  std::vector<std::unique_ptr<Batch>> idle_;
   ChunkIndex next_;  ///< where the next batch begins
   std::uint64_t done_ = 0;
   std::uint64_t total_ = 0;
@@ -184,10 +202,18 @@ Task<void> Packer::count_total() {
   }
 }
 
+std::unique_ptr<Batch> Packer::empty_batch() {
+  if (idle_.empty()) return std::make_unique<Batch>();
+  auto batch = std::move(idle_.back());
+  idle_.pop_back();
+  batch->clear();
+  return batch;
+}
+
 /// The chunks of the next batch, without their blocks; an empty batch at the end. A chunk counts if
 /// a packed delta holds something of it, or if a shrink hides what lies below.
 Task<Result<std::unique_ptr<Batch>>> Packer::next_batch() {
-  auto batch = std::make_unique<Batch>();
+  auto batch = empty_batch();
   const ChunkIndex end(chunk_count(upper_.size()));
   while (batch->chunks.size() < kBatchChunks && next_ < end) {
     ChunkIndex chunk = next_held(next_);
@@ -225,8 +251,8 @@ Task<Result<void>> Packer::read_batch(Batch& batch) {
   bool compare = false;
   for (const PackChunk& c : batch.chunks)
     compare = compare || c.compare != 0;
-  batch.upper.resize(batch.chunks.size() * kChunkSize);
-  if (compare) batch.lower.resize(batch.chunks.size() * kChunkSize);
+  if (compare && batch.lower == nullptr)
+    batch.lower = std::make_unique_for_overwrite<std::byte[]>(kBatchChunks * kChunkSize);
   for (std::size_t i = 0; i < batch.chunks.size();) {
     // Whole neighbours are read as one.
     std::size_t run = 1;
@@ -234,8 +260,7 @@ Task<Result<void>> Packer::read_batch(Batch& batch) {
            batch.chunks[i + run].wanted == kAllBlocks &&
            batch.chunks[i + run].chunk == batch.chunks[i].chunk + run)
       ++run;
-    const std::span<std::byte> place =
-        std::span(batch.upper).subspan(i * kChunkSize, run * kChunkSize);
+    const std::span<std::byte> place(&batch.upper[i * kChunkSize], run * kChunkSize);
     Result<void> got;
     if (run > 1) {
       got = co_await upper_.read(0, offset_of(batch.chunks[i].chunk), place);
@@ -248,7 +273,7 @@ Task<Result<void>> Packer::read_batch(Batch& batch) {
   for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
     if (batch.chunks[i].compare == 0) continue;
     auto got = co_await read_blocks(lower_, batch.chunks[i].chunk, batch.chunks[i].compare,
-                                    std::span(batch.lower).subspan(i * kChunkSize, kChunkSize));
+                                    batch.lower_at(i));
     if (!got) co_return got.error();
   }
   auto judging = offload([&batch] { judge(batch); });
@@ -266,7 +291,7 @@ Task<Result<void>> Packer::write(Batch& batch) {
     const PackChunk& c = batch.chunks[i];
     if ((c.data | c.zero) == 0) continue;
     // The blocks to store close ranks, in place.
-    std::byte* const begin = &batch.upper[i * kChunkSize];
+    std::byte* const begin = batch.upper_at(i).data();
     std::size_t stored = 0;
     for (unsigned b = 0; b < kBlocksPerChunk; ++b) {
       if ((c.data >> b & 1) == 0) continue;
@@ -315,6 +340,7 @@ Task<Result<void>> Packer::pump(std::deque<std::unique_ptr<Batch>>& flying) {
     auto written = co_await write(batch);
     if (!written) co_return written.error();
     const std::uint64_t bytes = batch.delta_bytes;
+    idle_.push_back(std::move(flying.front()));
     flying.pop_front();
     auto allowed = co_await pace(bytes);
     if (!allowed) co_return allowed.error();

@@ -33,18 +33,19 @@ namespace snap {
 class File;
 
 enum class IoOpcode : std::uint8_t {
-  kRead,      ///< pread into buffer/length at offset
-  kWrite,     ///< pwrite from buffer/length at offset
-  kReadv,     ///< preadv, iov/iov_count at offset
-  kWritev,    ///< pwritev, iov/iov_count at offset
-  kDataSync,  ///< fdatasync
-  kSync,      ///< fsync
-  kPunch,     ///< fallocate(PUNCH_HOLE|KEEP_SIZE), length at offset
-  kAllocate,  ///< fallocate(0 or KEEP_SIZE by `flags`), length at offset
-  kRecv,      ///< recv into buffer/length
-  kSendMsg,   ///< sendmsg of `message` with MSG_NOSIGNAL | flags; may send in part
-  kAccept,    ///< accept4 with SOCK_CLOEXEC; the result is the new descriptor
-  kPoll,      ///< wait for the poll(2) events in `flags`; the result is the events
+  kRead,       ///< pread into buffer/length at offset
+  kWrite,      ///< pwrite from buffer/length at offset
+  kReadv,      ///< preadv, iov/iov_count at offset
+  kWritev,     ///< pwritev, iov/iov_count at offset
+  kDataSync,   ///< fdatasync
+  kSync,       ///< fsync
+  kPunch,      ///< fallocate(PUNCH_HOLE|KEEP_SIZE), length at offset
+  kAllocate,   ///< fallocate(0 or KEEP_SIZE by `flags`), length at offset
+  kWriteback,  ///< sync_file_range(SYNC_FILE_RANGE_WRITE), length at offset
+  kRecv,       ///< recv into buffer/length
+  kSendMsg,    ///< sendmsg of `message` with MSG_NOSIGNAL | flags; may send in part
+  kAccept,     ///< accept4 with SOCK_CLOEXEC; the result is the new descriptor
+  kPoll,       ///< wait for the poll(2) events in `flags`; the result is the events
 };
 
 /// One I/O in flight. It lives in the frame of the coroutine that awaits it and is never moved or

@@ -100,6 +100,12 @@ inline FileOp data_sync(File& f) {
 inline FileOp full_sync(File& f) {
   return FileOp(f, IoOpcode::kSync, nullptr, 0, 0);
 }
+/// Has the kernel begin to write a range to the disk, so that a later sync has less to wait for. A
+/// hint: it makes nothing stable, and takes no failure from that sync (unlike the forms of
+/// sync_file_range that wait, which would report a lost write in its place).
+inline FileOp start_writeback(File& f, ByteOffset at, std::uint64_t length) {
+  return FileOp(f, IoOpcode::kWriteback, nullptr, length, at.value);
+}
 /// Makes a hole: the range reads zero and takes no space; the size stays.
 inline FileOp punch_hole(File& f, ByteOffset at, std::uint64_t length) {
   return FileOp(f, IoOpcode::kPunch, nullptr, length, at.value);
