@@ -131,6 +131,12 @@ bool BlockMap::try_hold(ChunkIndex chunk, BlockMask mask, MapWord& before) {
   return true;
 }
 
+std::optional<MapWord> BlockMap::hold_now(ChunkIndex chunk, BlockMask mask) {
+  MapWord before = 0;
+  if (!try_hold(chunk, mask, before)) return std::nullopt;
+  return before;
+}
+
 bool BlockMap::HoldAwaiter::await_suspend(std::coroutine_handle<> h) {
   Shard& shard = map_.shard(chunk_);
   // Rule: announce, then try again, under the lock. Who releases clears the bits first and looks
@@ -178,9 +184,8 @@ bool BlockMap::publish_data(ChunkIndex chunk, BlockMask mask) {
   MapWord w = word.load();
   MapWord after;
   do {
-    const auto changed = static_cast<BlockMask>(mask & ~data_of(w));
     after = make_word(data_of(w) | mask, static_cast<BlockMask>(zero_of(w) & ~mask),
-                      static_cast<BlockMask>(busy_of(w) & ~mask), dirty_of(w) | changed);
+                      static_cast<BlockMask>(busy_of(w) & ~mask), dirty_of(w) | mask);
   } while (!word.compare_exchange_weak(w, after));
   if (dirty_of(after) != dirty_of(w) || data_of(after) != data_of(w)) {
     mark_dirty(chunk);

@@ -3,7 +3,7 @@
 //   bits  0-15  data   the block's bytes are in the data file
 //   bits 16-31  zero   the block reads zero; disjoint from data
 //   bits 32-47  busy   an operation on the block is in flight
-//   bits 48-63  dirty  data or zero changed since the last durable record
+//   bits 48-63  dirty  written or zeroed since the last capture
 //
 // Two levels: a table of 2^23 leaf pointers in an anonymous mapping that costs nothing until it is
 // touched, and leaves of 512 chunks (32 MiB of volume). A leaf is never removed while the map
@@ -113,10 +113,12 @@ class BlockMap {
     Waiter waiter_;
   };
   HoldAwaiter hold(ChunkIndex chunk, BlockMask mask) { return {*this, chunk, mask}; }
+  /// The same without waiting; nothing if one of the bits is set.
+  std::optional<MapWord> hold_now(ChunkIndex chunk, BlockMask mask);
   /// Ends the hold without a change.
   void release(ChunkIndex chunk, BlockMask mask);
-  /// Sets the data bits of held blocks, marks what changed dirty, and ends the hold. True if the
-  /// chunk held nothing before.
+  /// Sets the data bits of held blocks, marks them dirty, and ends the hold. True if the chunk held
+  /// nothing before.
   bool publish_data(ChunkIndex chunk, BlockMask mask);
   /// Sets the zero bits of held blocks and marks what changed dirty; the hold goes on. True if the
   /// chunk held nothing before.

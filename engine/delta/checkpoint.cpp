@@ -1,9 +1,10 @@
 // Checkpoints (docs/durability.md, Checkpoint): what the journal holds goes into a segment of the
 // map, so that the journal's area can be used again. Also what ends with one: seal, resize, close.
 //
-// A checkpoint consists of recorded changes only. They are durable with their data already, so it
-// needs neither the block map nor a sync of the data file. When more than half of the map file
-// would be stale, it is written anew from its own segments and replaced by rename.
+// A checkpoint consists of recorded changes only, so it does not need the block map. Blocks that
+// only records carry are durable in the journal alone: a sync of the data file comes first. When
+// more than half of the map file would be stale, it is written anew from its own segments and
+// replaced by rename.
 #include "engine/delta/delta_impl.h"
 
 #include <algorithm>
@@ -34,6 +35,12 @@ void DeltaImpl::start_background_checkpoint() {
 }
 
 Task<void> DeltaImpl::checkpoint_in_background() {
+  // What is most of the work does not keep others from the lock; checkpoint_frozen() finds little
+  // left, or that a commit has done it.
+  if (journal_->frozen_needs_data() && !failed_.load()) {
+    auto synced = co_await sync_data();
+    (void)synced;  // has failed the delta
+  }
   {
     auto held = co_await checkpoint_lock_.lock();
     if (!failed_.load()) {
@@ -46,6 +53,10 @@ Task<void> DeltaImpl::checkpoint_in_background() {
 
 Task<Result<void>> DeltaImpl::checkpoint_frozen() {
   if (!journal_->frozen()) co_return Result<void>();  // someone who needed the area was faster
+  if (journal_->frozen_needs_data()) {
+    auto synced = co_await sync_data();
+    SNAP_CO_RETURN_IF_ERROR(synced);
+  }
   MapFile::Point point;
   point.through = journal_->frozen_through();
   point.volume_size = map_.point().volume_size;
@@ -58,6 +69,11 @@ Task<Result<void>> DeltaImpl::checkpoint_frozen() {
 Task<Result<void>> DeltaImpl::checkpoint_all(std::span<const Change> more, bool sealed,
                                              std::uint64_t volume_size) {
   auto held = co_await checkpoint_lock_.lock();
+  if (journal_->frozen_needs_data() || journal_->active_needs_data()) {
+    auto synced = co_await sync_data();
+    SNAP_CO_RETURN_IF_ERROR(synced);
+    journal_->data_synced();
+  }
   std::vector<Change> changes;
   if (journal_->frozen()) changes = journal_->frozen_changes();
   const auto& active = journal_->active_changes();
@@ -94,7 +110,7 @@ Task<Result<void>> DeltaImpl::write_checkpoint(std::vector<Change> changes, MapF
   SNAP_CO_RETURN_IF_ERROR(appended);
   checkpoints_.fetch_add(1, std::memory_order_relaxed);
   if (reserves) {
-    const std::uint64_t wanted = segments_length(reserved_chunks_.load());
+    const std::uint64_t wanted = 2 * segments_length(reserved_chunks_.load());
     auto taken = co_await map_.reserve(wanted);
     // On a full disk the rest of the space is used up first; then the map is compacted into the
     // space that is kept for that.
@@ -164,7 +180,9 @@ Task<Result<bool>> DeltaImpl::compact(std::span<const Change> changes, MapFile::
   checkpoints_.fetch_add(1, std::memory_order_relaxed);
   const std::uint64_t reserved = reserved_chunks_.load();
   if (tail_reserved_ != 0) {
+    tail_reserved_ = 1;  // that was the old file's; of the new one nothing is certain yet
     auto again = co_await reserve_for(reserved);
+    if (!again) again = co_await reserve_for(round_up(claimed_.load(), kFrameAlign / kChangeBytes));
     // No space: chunks that hold nothing yet take none until there is some again.
     if (!again) reserved_chunks_.store(0);
   }
@@ -175,9 +193,11 @@ Task<Result<bool>> DeltaImpl::compact(std::span<const Change> changes, MapFile::
 
 Task<Result<void>> DeltaImpl::reserve_for(std::uint64_t chunks) {
   const std::uint64_t segments = segments_length(chunks);
-  auto taken = co_await map_.reserve(segments);
+  // As much as a compaction takes: then on a full disk the file that one replaces has given back
+  // what the next one needs.
+  auto taken = co_await map_.reserve(2 * segments);
   SNAP_CO_RETURN_IF_ERROR(taken);
-  tail_reserved_ = std::max(tail_reserved_, segments);
+  tail_reserved_ = std::max(tail_reserved_, 2 * segments);
   OpenFlags flags;
   flags.write = true;
   flags.create = true;
@@ -218,7 +238,7 @@ Task<Result<void>> DeltaImpl::reserve_more() {
 Task<Result<void>> DeltaImpl::seal() {
   if (journal_ == nullptr) co_return Result<void>();
   auto held = co_await commit_lock_.lock();
-  auto committed = co_await commit();
+  auto committed = co_await commit(Path::kLarge);
   SNAP_CO_RETURN_IF_ERROR(committed);
   auto written = co_await checkpoint_all({}, true, size());
   SNAP_CO_RETURN_IF_ERROR(written);
@@ -274,7 +294,7 @@ Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {
 Task<Result<void>> DeltaImpl::close() {
   if (journal_ == nullptr) co_return Result<void>();
   auto held = co_await commit_lock_.lock();
-  auto committed = co_await commit();
+  auto committed = co_await commit(Path::kLarge);
   co_await background_.wait();
   SNAP_CO_RETURN_IF_ERROR(committed);
   if (journal_->frozen() || !journal_->active_changes().empty()) {
@@ -294,6 +314,8 @@ Task<Result<void>> DeltaImpl::close() {
   // crash brings back are passed over by their sequence.
   auto emptied = co_await journal_->release_space();
   SNAP_CO_RETURN_IF_ERROR(emptied);
+  extending_ = false;
+  extended_.store(0);
   co_return Result<void>();
 }
 

@@ -43,7 +43,7 @@ Task<Result<std::unique_ptr<Delta>>> Delta::create(std::unique_ptr<Directory> di
   SNAP_CO_RETURN_IF_ERROR(data);
   auto sized = co_await (*data)->truncate(data_file_size(options.size));
   SNAP_CO_RETURN_IF_ERROR(sized);
-  auto journal = co_await dir->open(kJournalName, flags);
+  auto journal = co_await Journal::open(*dir, kJournalName, flags);
   SNAP_CO_RETURN_IF_ERROR(journal);
   auto blocks = BlockMap::make();
   SNAP_CO_RETURN_IF_ERROR(blocks);
@@ -232,7 +232,9 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
     // and new sectors, as after any write that was not answered. The next flush makes stable what a
     // reader may see of it.
     if (claims) claimed_.fetch_sub(1);
-    blocks_->release(chunk, mask);
+    const BlockMask present = mask & data_of(before);
+    blocks_->release(chunk, static_cast<BlockMask>(mask & ~present));
+    if (present != 0) (void)blocks_->publish_data(chunk, present);
     mark(written_);
     co_return std::move(*error);
   }

@@ -94,6 +94,8 @@ class Delta {
   virtual Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) = 0;
   /// Makes durable every write that completed before the call, on whatever thread.
   virtual Task<Result<void>> flush() = 0;
+  /// The same by a sync of the data file, so that a seal which follows finds little to sync.
+  virtual Task<Result<void>> flush_data() = 0;
 
   // ---- Life
 

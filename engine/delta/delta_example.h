@@ -46,7 +46,11 @@ inline Bytes example_map() {
   return file;
 }
 
-/// Record 2: block 1 of chunk 0 was trimmed, the last block of the volume written.
+inline constexpr ChunkIndex kExampleChunk{4};
+inline constexpr std::byte kExampleByte{0x5a};
+
+/// Record 2: block 1 of chunk 0 was trimmed, the last block of the volume written. Record 3, with
+/// its block: block 2 of chunk 4 was written.
 inline Bytes example_journal() {
   Bytes file = encode_journal_header({example_id(), kJournalAreaInitial});
   FrameHead record;
@@ -55,6 +59,17 @@ inline Bytes example_journal() {
   record.through = 1;
   record.previous = 0x1122334455667788;
   append(file, record, {{0, 0x0000, 0x0002}, {5, 0x0001, 0x0000}});
+  FrameHead third;
+  third.kind = FrameKind::kBlocks;
+  third.number = 3;
+  third.previous = record.checksum;
+  const std::vector<Change> changes{
+      {static_cast<std::uint32_t>(kExampleChunk.value), 0x0004, 0x0000}};
+  const std::uint64_t offset = file.size();
+  file.resize(offset + kFrameAlign + kBlockSize, kExampleByte);
+  const Uuid id = example_id();
+  const ChecksumSecret secret = example_secret();
+  encode_frame_into(std::span(file).subspan(offset), third, changes, {id, secret, offset});
   return file;
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 #include <string>
 
 #include "engine/base/codec.h"
@@ -30,22 +32,25 @@ BlockMask blocks_within(std::uint32_t chunk, std::uint64_t volume_size) {
   return block_range(0, static_cast<unsigned>(std::min<std::uint64_t>(blocks, kBlocksPerChunk)));
 }
 
-/// What holds for every frame without payload, whose checksums are right.
-Result<void> check_plain_frame(const FrameHead& head, std::span<const std::byte> body,
-                               const FrameContext& context) {
+/// What holds for every frame whose checksums are right, but for its changes.
+Result<void> check_frame(const FrameHead& head, std::span<const std::byte> body,
+                         const FrameContext& context) {
   const bool segment = head.kind == FrameKind::kSegment;
   const auto nonsense = [&context](const char* what) {
     return Error(ErrorCode::kCorrupt, "frame at " + std::to_string(context.offset) + ": " + what);
   };
-  if (!segment && head.kind != FrameKind::kChanges) {
-    return nonsense("of a kind that the header does not announce");
-  }
+  const bool blocks = head.kind == FrameKind::kBlocks;
+  if (!segment && !blocks && head.kind != FrameKind::kChanges) return nonsense("of no known kind");
   if ((head.flags & ~(segment ? kFrameSealed : 0)) != 0) return nonsense("unknown flags");
-  if (head.length != frame_length(head.count)) return nonsense("its length makes no sense");
+  const std::uint64_t plain = frame_length(head.count);
+  if (blocks ? head.length < plain : head.length != plain)
+    return nonsense("its length makes no sense");
   if (segment ? head.volume_size > kMaxVolumeSize : head.volume_size != 0) {
     return nonsense("its volume size makes no sense");
   }
-  if (!is_zero(body.subspan(kChangeBytes * head.count))) return nonsense("padding is not zero");
+  const std::size_t changes = kChangeBytes * head.count;
+  if (!is_zero(body.subspan(changes, plain - kFrameHeadBytes - changes)))
+    return nonsense("padding is not zero");
   return {};
 }
 
@@ -58,20 +63,34 @@ std::uint64_t segments_length(std::size_t count) {
   return full * frame_length(kMaxSegmentChanges) + (last ? frame_length(rest) : 0);
 }
 
+std::size_t count_blocks(std::span<const Change> changes) {
+  std::size_t blocks = 0;
+  for (const Change& change : changes)
+    blocks += static_cast<unsigned>(std::popcount(change.data));
+  return blocks;
+}
+
 std::vector<std::byte> encode_frame(FrameHead& head, std::span<const Change> changes,
                                     const FrameContext& context) {
+  std::vector<std::byte> bytes(frame_length(changes.size()));
+  encode_frame_into(bytes, head, changes, context);
+  return bytes;
+}
+
+void encode_frame_into(std::span<std::byte> frame, FrameHead& head, std::span<const Change> changes,
+                       const FrameContext& context) {
   head.count = static_cast<std::uint32_t>(changes.size());
-  head.length = frame_length(changes.size());
-  std::vector<std::byte> bytes(head.length);
-  std::span<std::byte> out(bytes);
-  Encoder body(out.subspan(kFrameHeadBytes));
+  head.length = frame.size();
+  Encoder body(frame.subspan(kFrameHeadBytes));
   for (const Change& change : changes) {
     body.le(change.chunk);
     body.le(change.data);
     body.le(change.zero);
   }
-  head.body_checksum = xxh3_keyed(out.subspan(kFrameHeadBytes), context.secret);
-  Encoder e(out);
+  const std::size_t end = kFrameHeadBytes + kChangeBytes * changes.size();
+  std::memset(&frame[end], 0, frame_length(changes.size()) - end);
+  head.body_checksum = xxh3_keyed(frame.subspan(kFrameHeadBytes), context.secret);
+  Encoder e(frame);
   e.le(kFrameMagic);
   e.le(static_cast<std::uint16_t>(head.kind));
   e.le(head.flags);
@@ -82,9 +101,8 @@ std::vector<std::byte> encode_frame(FrameHead& head, std::span<const Change> cha
   e.le(static_cast<std::uint32_t>(head.length));
   e.le(head.previous);
   e.le(head.body_checksum);
-  head.checksum = head_checksum(bytes, context);
+  head.checksum = head_checksum(frame, context);
   e.le(head.checksum);
-  return bytes;
 }
 
 std::optional<FrameHead> decode_frame_head(std::span<const std::byte> bytes,
@@ -117,8 +135,8 @@ Result<std::optional<std::vector<Change>>> decode_frame_body(const FrameHead& he
   if (bytes.size() != head.length) return none;
   const std::span<const std::byte> body = bytes.subspan(kFrameHeadBytes);
   if (xxh3_keyed(body, context.secret) != head.body_checksum) return none;
-  auto plain = check_plain_frame(head, body, context);
-  SNAP_RETURN_IF_ERROR(plain);
+  auto checked = check_frame(head, body, context);
+  SNAP_RETURN_IF_ERROR(checked);
   std::vector<Change> changes(head.count);
   Decoder d(body);
   std::optional<std::uint32_t> last;
@@ -135,6 +153,11 @@ Result<std::optional<std::vector<Change>>> decode_frame_body(const FrameHead& he
                                             std::to_string(change.chunk) + " makes no sense");
     }
     last = change.chunk;
+  }
+  if (head.kind == FrameKind::kBlocks &&
+      head.length != frame_length(head.count) + kBlockSize * count_blocks(changes)) {
+    return Error(ErrorCode::kCorrupt,
+                 "frame at " + std::to_string(context.offset) + ": its length makes no sense");
   }
   return std::optional(std::move(changes));
 }

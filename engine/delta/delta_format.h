@@ -6,6 +6,7 @@
 // nothing a guest writes and nothing left over from earlier can pass for one.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -40,6 +41,19 @@ struct Change {
   friend bool operator==(const Change&, const Change&) = default;
 };
 
+/// Neighbours in a mask.
+struct BlockRun {
+  unsigned first = 0;
+  unsigned count = 0;
+};
+/// The first run of set bits at or after bit `from`; of no block if there is none.
+constexpr BlockRun next_run(BlockMask mask, unsigned from) {
+  const unsigned rest = from < kBlocksPerChunk ? unsigned{mask} >> from : 0;
+  if (rest == 0) return {};
+  const auto skip = static_cast<unsigned>(std::countr_zero(rest));
+  return {from + skip, static_cast<unsigned>(std::countr_one(rest >> skip))};
+}
+
 struct MapHeader {
   Uuid id;
   ChecksumSecret secret{};
@@ -63,9 +77,9 @@ Result<JournalHeader> decode_journal_header(std::span<const std::byte> bytes,
                                             std::string_view path);
 
 enum class FrameKind : std::uint16_t {
-  kChanges = 1,         ///< journal record
-  kChangesPayload = 2,  ///< journal record with the blocks themselves
-  kSegment = 3,         ///< map segment
+  kChanges = 1,  ///< journal record
+  kBlocks = 2,   ///< journal record that carries the blocks it names as data
+  kSegment = 3,  ///< map segment
 };
 /// Segment flag: the delta was sealed with this segment.
 inline constexpr std::uint16_t kFrameSealed = 1;
@@ -90,16 +104,22 @@ struct FrameHead {
   std::uint64_t checksum = 0;  ///< of the head
 };
 
-/// Bytes of a frame with `count` changes and no payload.
+/// Bytes of a frame with `count` changes, without blocks: where those would begin.
 constexpr std::uint64_t frame_length(std::size_t count) {
   return round_up(kFrameHeadBytes + kChangeBytes * count, kFrameAlign);
 }
+/// How many blocks the changes name as data.
+std::size_t count_blocks(std::span<const Change> changes);
 /// Bytes of the segments that hold `count` changes.
 std::uint64_t segments_length(std::size_t count);
 
-/// Encodes a frame; fills in head.count, length and both checksums.
+/// Encodes a frame without blocks; fills in head.count, length and both checksums.
 std::vector<std::byte> encode_frame(FrameHead& head, std::span<const Change> changes,
                                     const FrameContext& context);
+/// The same in place. `frame` is as long as the frame; if it is longer than frame_length() of the
+/// changes, the blocks of a kBlocks record are there already.
+void encode_frame_into(std::span<std::byte> frame, FrameHead& head, std::span<const Change> changes,
+                       const FrameContext& context);
 /// The head in the first 64 bytes, or nothing if there is no valid one at this place.
 std::optional<FrameHead> decode_frame_head(std::span<const std::byte> bytes,
                                            const FrameContext& context);

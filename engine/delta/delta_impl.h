@@ -7,7 +7,7 @@
 //   recovery.cpp    open
 //
 // Locks, in the order in which they may be taken: busy bits of blocks, commit_lock_,
-// checkpoint_lock_. Nothing that holds one of the locks waits for busy bits.
+// checkpoint_lock_, data_sync_lock_. Nothing that holds one of the locks waits for busy bits.
 // docs/durability.md is what all of this keeps.
 #pragma once
 
@@ -52,6 +52,7 @@ class DeltaImpl final : public Delta {
                                   bool keep_allocated, Durability durability) override;
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;
   Task<Result<void>> flush() override;
+  Task<Result<void>> flush_data() override;
   Task<Result<void>> seal() override;
   Task<Result<void>> resize(std::uint64_t size) override;
   Task<Result<void>> close() override;
@@ -67,6 +68,8 @@ class DeltaImpl final : public Delta {
  private:
   /// The rest of a write of many pieces, shared by those who work on it.
   struct Pieces;
+  /// Blocks on their way into a record, shared by those who read them.
+  struct Gathering;
   /// Flushes that are answered together.
   struct Round {
     bool done = false;
@@ -95,8 +98,20 @@ class DeltaImpl final : public Delta {
 
   // flush.cpp
   void mark(std::atomic<std::uint64_t>& epoch_of_last);
-  Task<Result<void>> commit();
+  /// How a commit makes the data durable: kSmall by a record that carries the blocks if they are
+  /// few, else, and kLarge always, by a sync of the data file.
+  enum class Path { kSmall, kLarge };
+  Task<Result<void>> commit(Path path);
+  Result<void> committed(std::uint64_t epoch);
+  bool fits_small(std::span<const Change> changes) const;
+  /// False if the blocks could not be had at once.
+  Task<Result<bool>> record_with_blocks(std::span<const Change> changes);
+  Task<bool> gather(std::span<const Change> changes, std::span<std::byte> out);
+  Task<void> gather_some(Gathering* gathering);
   Task<Result<void>> record(std::vector<Change> changes, std::uint64_t through);
+  /// Room in the journal for a record of `length` bytes, which an area can hold.
+  Task<Result<void>> make_room(std::uint64_t length);
+  Task<Result<void>> sync_data();
   Error fail(const Error& error);
 
   // checkpoint.cpp
@@ -105,6 +120,8 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> checkpoint_frozen();
   Task<void> checkpoint_in_background();
   void start_background_checkpoint();
+  Task<void> extend_journal_in_background(std::uint64_t area_length);
+  void want_larger_journal();
   Task<Result<void>> write_checkpoint(std::vector<Change> changes, MapFile::Point point);
   Task<Result<bool>> compact(std::span<const Change> changes, MapFile::Point point);
   Task<Result<std::vector<Change>>> merged_with_map(std::span<const Change> changes,
@@ -136,13 +153,16 @@ class DeltaImpl final : public Delta {
   std::atomic<std::uint64_t> zeroed_{0};   ///< epoch of the last zero bits
   std::atomic<std::uint64_t> synced_{0};   ///< epochs up to this are durable
   std::uint64_t data_synced_ = 0;          ///< data written up to this is; under commit_lock_
+  AsyncMutex data_sync_lock_;
   AsyncMutex commit_lock_;
   std::mutex round_lock_;
   std::shared_ptr<Round> next_round_;  ///< of those who wait for commit_lock_; under round_lock_
 
   AsyncMutex checkpoint_lock_;
   WaitGroup background_;
-  std::atomic<std::uint64_t> claimed_{0};          ///< chunks present or about to be
+  bool extending_ = false;                  ///< tried once for each length; under commit_lock_
+  std::atomic<std::uint64_t> extended_{0};  ///< length for which there is room; 0: none
+  std::atomic<std::uint64_t> claimed_{0};   ///< chunks present or about to be
   std::atomic<std::uint64_t> reserved_chunks_{0};  ///< chunks whose map entries have space
   std::atomic<bool> space_taken_{false};           ///< the journal and the next segment have theirs
   std::uint64_t tail_reserved_ = 0;                ///< bytes behind map_'s end; checkpoint_lock_

@@ -2,15 +2,27 @@
 // that arrive meanwhile share the next.
 //
 //   1. raise the epoch, fix S = the last sequence, and take the dirty bits
-//   2. fdatasync(data), if data was written
-//   3. a record of what was taken, through S, and fdatasync(journal), if anything was taken
 //
-// A commit that finds nothing written and nothing dirty makes no system call.
+// Few blocks, the small path: one sequential write and one sync.
+//   2. read the blocks from the data file (from memory: they were written just now)
+//   3. a record with what was taken and the blocks, and fdatasync(journal)
+//
+// Many, the large path:
+//   2. fdatasync(data), if data was written
+//   3. a record of what was taken, through S, and fdatasync(journal)
+//
+// A commit that finds nothing dirty makes no system call.
 #include <algorithm>
+#include <bit>
 
 #include "engine/delta/delta_impl.h"
 
 namespace snap {
+
+namespace {
+/// Chunks whose blocks are read for a record at a time.
+constexpr std::size_t kGatherers = 16;
+}  // namespace
 
 void DeltaImpl::mark(std::atomic<std::uint64_t>& epoch_of_last) {
   std::uint64_t epoch = epoch_.load();
@@ -59,14 +71,32 @@ Task<Result<void>> DeltaImpl::flush() {
       std::lock_guard guard(round_lock_);
       next_round_ = nullptr;
     }
-    auto committed = co_await commit();
+    auto committed = co_await commit(Path::kSmall);
     round->result = std::move(committed);
     round->done = true;
   }
   co_return round->result;
 }
 
-Task<Result<void>> DeltaImpl::commit() {
+Task<Result<void>> DeltaImpl::flush_data() {
+  if (journal_ == nullptr) co_return Result<void>();
+  auto held = co_await commit_lock_.lock();
+  auto committed = co_await commit(Path::kLarge);
+  SNAP_CO_RETURN_IF_ERROR(committed);
+  co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::sync_data() {
+  // One at a time: the kernel tells of a lost write once. Who syncs next must find that it was.
+  auto held = co_await data_sync_lock_.lock();
+  if (auto failed = failure()) co_return *failed;
+  auto synced = co_await data_sync(*data_);
+  syncs_.fetch_add(1, std::memory_order_relaxed);
+  if (!synced) co_return fail(synced.error());
+  co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::commit(Path path) {
   if (auto failed = failure()) co_return *failed;
   // Rule Through: S and the changes are fixed before the sync is submitted.
   const std::uint64_t through = journal_->last_sequence();
@@ -75,23 +105,122 @@ Task<Result<void>> DeltaImpl::commit() {
   std::uint64_t cursor = 0;
   while (blocks_->capture_some(&cursor, changes))
     co_await yield_now();
+  bool recordable = true;
+  if (!changes.empty() && !space_taken_.load()) {
+    // Since the delta was opened only blocks that it had were overwritten, so there is nothing that
+    // must be recorded. If the disk is full, a sync of the data is all.
+    auto space = co_await reserve_more();
+    recordable = space.has_value();
+  }
+  if (path == Path::kSmall && recordable && fits_small(changes)) {
+    auto small = co_await record_with_blocks(changes);
+    if (!small) co_return fail(small.error());
+    if (*small) co_return committed(epoch);
+  }
   // A write sets its bits before it marks the epoch: what was taken may hold bits of a write that
   // has no mark yet.
   const auto names_data = [](const Change& change) { return change.data != 0; };
-  if (written_.load() > data_synced_ || std::ranges::any_of(changes, names_data)) {
-    // Rule Data: the bytes are durable before the bits that name them.
-    auto synced = co_await data_sync(*data_);
-    syncs_.fetch_add(1, std::memory_order_relaxed);
-    if (!synced) co_return fail(synced.error());
+  const bool carried = journal_->active_needs_data() || journal_->frozen_needs_data();
+  if (carried || written_.load() > data_synced_ || std::ranges::any_of(changes, names_data)) {
+    // Rule Data: the bytes are durable before the bits that name them, and before the record that
+    // supersedes those which carry blocks.
+    auto synced = co_await sync_data();
+    SNAP_CO_RETURN_IF_ERROR(synced);
     data_synced_ = epoch;
+    journal_->data_synced();
   }
-  if (!changes.empty()) {
+  if (!changes.empty() && recordable) {
     auto recorded = co_await record(std::move(changes), through);
     if (!recorded) co_return fail(recorded.error());
   }
-  synced_.store(epoch);
-  co_return Result<void>();
+  co_return committed(epoch);
 }
+
+Result<void> DeltaImpl::committed(std::uint64_t epoch) {
+  // Rule Fault: a sync of the journal that failed in the background may have covered the record.
+  if (auto failed = failure()) return *failed;
+  synced_.store(epoch);
+  return {};
+}
+
+// ---- The small path
+
+bool DeltaImpl::fits_small(std::span<const Change> changes) const {
+  const std::size_t blocks = count_blocks(changes);
+  return blocks <= kSmallFlushBlocks &&
+         frame_length(changes.size()) + blocks * kBlockSize <= kMaxFrameBytes;
+}
+
+Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes) {
+  if (changes.empty()) co_return true;
+  const std::size_t blocks = count_blocks(changes);
+  const std::uint64_t length = frame_length(changes.size()) + blocks * kBlockSize;
+  if (length > std::max(journal_->area_length(), extended_.load())) {
+    want_larger_journal();
+    co_return false;
+  }
+  auto room = co_await make_room(length);
+  SNAP_CO_RETURN_IF_ERROR(room);
+  auto place = journal_->place_for_blocks(changes.size(), blocks);
+  if (!place) co_return false;
+  const bool gathered = co_await gather(changes, *place);
+  if (!gathered) co_return false;
+  auto appended = co_await journal_->append_with_blocks(changes);
+  SNAP_CO_RETURN_IF_ERROR(appended);
+  records_.fetch_add(1, std::memory_order_relaxed);
+  co_return true;
+}
+
+struct DeltaImpl::Gathering {
+  std::span<const Change> changes;  ///< not begun yet
+  std::span<std::byte> out;         ///< for their blocks
+  bool well = true;
+  WaitGroup readers;
+};
+
+Task<bool> DeltaImpl::gather(std::span<const Change> changes, std::span<std::byte> out) {
+  Gathering gathering;
+  gathering.changes = changes;
+  gathering.out = out;
+  const std::size_t readers = std::clamp<std::size_t>(changes.size(), 1, kGatherers);
+  gathering.readers.add(readers);
+  for (std::size_t i = 1; i < readers; ++i)
+    EventLoop::current()->spawn(gather_some(&gathering));
+  co_await gather_some(&gathering);
+  co_await gathering.readers.wait();
+  co_return gathering.well;
+}
+
+Task<void> DeltaImpl::gather_some(Gathering* g) {
+  while (!g->changes.empty() && g->well) {
+    const Change change = g->changes.front();
+    g->changes = g->changes.subspan(1);
+    if (change.data == 0) continue;
+    const auto bytes = static_cast<std::size_t>(std::popcount(change.data)) * kBlockSize;
+    std::span<std::byte> out = g->out.first(bytes);
+    g->out = g->out.subspan(bytes);
+    // Rule Blocks: held, so that no write is under way in what is read. A block that is being
+    // written, or was trimmed since it was taken, is not waited for: the large path will do.
+    const ChunkIndex chunk(change.chunk);
+    const auto word = blocks_->hold_now(chunk, change.data);
+    if (!word) {
+      g->well = false;
+      break;
+    }
+    if ((change.data & ~data_of(*word)) != 0) g->well = false;
+    for (BlockRun run = next_run(change.data, 0); run.count != 0 && g->well;
+         run = next_run(change.data, run.first + run.count)) {
+      const auto place = out.first(run.count * kBlockSize);
+      out = out.subspan(place.size());
+      auto got = co_await read_exact(*data_, place, offset_of(chunk) + run.first * kBlockSize);
+      if (!got) g->well = false;
+    }
+    blocks_->release(chunk, change.data);
+  }
+  g->readers.done();
+}
+
+// ---- The journal's room
 
 Task<Result<void>> DeltaImpl::record(std::vector<Change> changes, std::uint64_t through) {
   const std::uint64_t length = frame_length(changes.size());
@@ -100,20 +229,60 @@ Task<Result<void>> DeltaImpl::record(std::vector<Change> changes, std::uint64_t 
     SNAP_CO_RETURN_IF_ERROR(done);
     co_return Result<void>();
   }
-  if (!journal_->fits(length)) {
-    if (journal_->frozen()) {
-      // Rule Reuse: an area is filled again only when a durable segment covers it.
-      auto held = co_await checkpoint_lock_.lock();
-      auto freed = co_await checkpoint_frozen();
-      SNAP_CO_RETURN_IF_ERROR(freed);
-    }
-    journal_->switch_area();
-    start_background_checkpoint();
-  }
+  auto room = co_await make_room(length);
+  SNAP_CO_RETURN_IF_ERROR(room);
   auto appended = co_await journal_->append(changes, through);
   SNAP_CO_RETURN_IF_ERROR(appended);
   records_.fetch_add(1, std::memory_order_relaxed);
   co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::make_room(std::uint64_t length) {
+  if (length <= journal_->area_length() && journal_->fits(length)) co_return Result<void>();
+  if (extended_.load() > journal_->area_length()) {
+    auto covered = co_await checkpoint_all({}, false, size());
+    SNAP_CO_RETURN_IF_ERROR(covered);
+    auto grown = co_await journal_->grow(extended_.load());
+    SNAP_CO_RETURN_IF_ERROR(grown);
+    extending_ = false;
+    co_return Result<void>();
+  }
+  if (journal_->frozen()) {
+    want_larger_journal();
+    // Rule Reuse: an area is filled again only when a durable segment covers it.
+    auto held = co_await checkpoint_lock_.lock();
+    auto freed = co_await checkpoint_frozen();
+    SNAP_CO_RETURN_IF_ERROR(freed);
+  }
+  journal_->switch_area();
+  start_background_checkpoint();
+  co_return Result<void>();
+}
+
+void DeltaImpl::want_larger_journal() {
+  const std::uint64_t next = journal_->next_area_length();
+  if (extending_ || next == journal_->area_length()) return;
+  extending_ = true;
+  background_.add();
+  EventLoop::current()->spawn(extend_journal_in_background(next));
+}
+
+/// A journal that cannot grow, for the disk is full, stays as it is until the delta is opened
+/// again.
+Task<void> DeltaImpl::extend_journal_in_background(std::uint64_t area_length) {
+  OpenFlags flags;
+  flags.write = true;
+  // A descriptor of its own: the kernel tells each of a lost write.
+  auto file = co_await dir_->open(kJournalName, flags);
+  if (file) {
+    auto extended = co_await journal_->extend(**file, area_length);
+    if (extended) extended_.store(area_length);
+    if (!extended && extended.error().code() != ErrorCode::kNoSpace &&
+        extended.error().code() != ErrorCode::kUnsupported) {
+      (void)fail(extended.error());
+    }
+  }
+  background_.done();
 }
 
 }  // namespace snap

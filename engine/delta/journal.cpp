@@ -1,17 +1,46 @@
 #include "engine/delta/journal.h"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 
 namespace snap {
 
 namespace {
 constexpr std::size_t kScanBytes = 256u << 10;
+constexpr std::size_t kZeroBytes = 256u << 10;  ///< of zeros written at a time
+constexpr std::uint64_t kGrowth = 8;            ///< an area grows by this factor
+
+/// Where the last block that the changes name as data ends in the data file.
+std::uint64_t end_of_data(std::span<const Change> changes) {
+  for (auto change = changes.rbegin(); change != changes.rend(); ++change) {
+    if (change->data == 0) continue;
+    const auto blocks = static_cast<unsigned>(std::bit_width(change->data));
+    return offset_of(ChunkIndex(change->chunk)).value + blocks * kBlockSize;
+  }
+  return 0;
+}
 }  // namespace
 
-Journal::Journal(std::unique_ptr<File> file, Uuid id, const ChecksumSecret& secret,
-                 std::uint64_t last_sequence)
-    : file_(std::move(file)), id_(id), secret_(secret), last_sequence_(last_sequence) {}
+Task<Result<Journal::Files>> Journal::open(Directory& dir, std::string name, OpenFlags flags) {
+  Files files;
+  auto buffered = co_await dir.open(name, flags);
+  SNAP_CO_RETURN_IF_ERROR(buffered);
+  files.buffered = std::move(*buffered);
+  OpenFlags past_cache;
+  past_cache.write = true;
+  past_cache.direct = true;
+  auto direct = co_await dir.open(name, past_cache);
+  if (direct) files.direct = std::move(*direct);
+  co_return std::move(files);
+}
+
+Journal::Journal(Files files, Uuid id, const ChecksumSecret& secret, std::uint64_t last_sequence)
+    : file_(std::move(files.buffered)),
+      direct_(std::move(files.direct)),
+      id_(id),
+      secret_(secret),
+      last_sequence_(last_sequence) {}
 
 Error Journal::corrupt(std::uint64_t offset, const std::string& what) const {
   return Error(ErrorCode::kCorrupt, file_->path() + ", record at " + std::to_string(offset) + ": " +
@@ -19,6 +48,28 @@ Error Journal::corrupt(std::uint64_t offset, const std::string& what) const {
 }
 
 // ---- Writing
+
+Result<std::span<std::byte>> Journal::frame_memory(std::uint64_t length) {
+  if (frame_.address() == nullptr) {
+    auto memory = LazyMemory::map(kMaxFrameBytes);
+    SNAP_RETURN_IF_ERROR(memory);
+    frame_ = std::move(*memory);
+  }
+  return std::span(static_cast<std::byte*>(frame_.address()), length);
+}
+
+Task<Result<void>> Journal::write_aligned(std::span<const std::byte> bytes, std::uint64_t offset) {
+  std::size_t done = 0;
+  if (direct_ != nullptr) {
+    auto wrote = co_await write_some(*direct_, bytes, ByteOffset(offset));
+    SNAP_CO_RETURN_IF_ERROR(wrote);
+    done = *wrote;
+  }
+  // What a short write left may not be aligned any more.
+  auto rest = co_await write_all(*file_, bytes.subspan(done), ByteOffset(offset + done));
+  SNAP_CO_RETURN_IF_ERROR(rest);
+  co_return Result<void>();
+}
 
 Task<Result<void>> Journal::write_header() {
   const std::vector<std::byte> header = encode_journal_header({id_, area_length_});
@@ -32,33 +83,67 @@ Task<Result<void>> Journal::write_header() {
 }
 
 Task<Result<void>> Journal::append(std::span<const Change> changes, std::uint64_t through) {
+  auto frame = frame_memory(frame_length(changes.size()));
+  SNAP_CO_RETURN_IF_ERROR(frame);
+  FrameHead head;
+  head.kind = FrameKind::kChanges;
+  head.through = through;
+  auto written = co_await write_frame(head, *frame, changes);
+  SNAP_CO_RETURN_IF_ERROR(written);
+  co_return Result<void>();
+}
+
+Result<std::span<std::byte>> Journal::place_for_blocks(std::size_t changes, std::size_t blocks) {
+  const std::uint64_t begin = frame_length(changes);
+  auto frame = frame_memory(begin + kBlockSize * blocks);
+  SNAP_RETURN_IF_ERROR(frame);
+  return frame->subspan(begin);
+}
+
+Task<Result<void>> Journal::append_with_blocks(std::span<const Change> changes) {
+  const std::size_t blocks = count_blocks(changes);
+  auto frame = frame_memory(frame_length(changes.size()) + kBlockSize * blocks);
+  SNAP_CO_RETURN_IF_ERROR(frame);
+  FrameHead head;
+  head.kind = FrameKind::kBlocks;
+  if (blocks != 0) active_needs_data_ = true;
+  auto written = co_await write_frame(head, *frame, changes);
+  SNAP_CO_RETURN_IF_ERROR(written);
+  co_return Result<void>();
+}
+
+Task<Result<void>> Journal::write_frame(FrameHead head, std::span<std::byte> frame,
+                                        std::span<const Change> changes) {
   if (!has_header_) {
+    auto zeroed = co_await write_zeros(*file_, kDeltaHeaderBytes, area_begin(2));
+    SNAP_CO_RETURN_IF_ERROR(zeroed);
     auto written = co_await write_header();
     SNAP_CO_RETURN_IF_ERROR(written);
   }
-  FrameHead head;
-  head.kind = FrameKind::kChanges;
   head.number = last_sequence_ + 1;
-  head.through = through;
   head.previous = last_checksum_;
   const std::uint64_t offset = area_begin(active_) + used_;
-  const std::vector<std::byte> bytes = encode_frame(head, changes, context(offset));
-  auto written = co_await write_all(*file_, bytes, ByteOffset(offset));
+  encode_frame_into(frame, head, changes, context(offset));
+  auto written = co_await write_aligned(frame, offset);
   SNAP_CO_RETURN_IF_ERROR(written);
   // Rule Journal: the record is durable before the flush is answered and the next one is begun.
-  auto synced = co_await data_sync(*file_);
+  auto synced = co_await data_sync(direct_ != nullptr ? *direct_ : *file_);
   SNAP_CO_RETURN_IF_ERROR(synced);
-  used_ += bytes.size();
+  used_ += frame.size();
   last_sequence_ = head.number;
   last_checksum_ = head.checksum;
   changes_.insert(changes_.end(), changes.begin(), changes.end());
   co_return Result<void>();
 }
 
+// ---- Areas
+
 void Journal::switch_area() {
   frozen_changes_ = std::move(changes_);
   changes_.clear();
   frozen_through_ = last_sequence_;
+  frozen_needs_data_ = active_needs_data_;
+  active_needs_data_ = false;
   active_ = 1 - active_;
   used_ = 0;
   frozen_.store(true, std::memory_order_release);
@@ -66,11 +151,13 @@ void Journal::switch_area() {
 
 void Journal::free_active() {
   changes_.clear();
+  active_needs_data_ = false;
   used_ = 0;
 }
 
 void Journal::free_frozen() {
   frozen_changes_ = {};
+  frozen_needs_data_ = false;
   frozen_.store(false, std::memory_order_release);
 }
 
@@ -80,10 +167,48 @@ Task<Result<void>> Journal::reserve() {
   co_return Result<void>();
 }
 
+std::uint64_t Journal::next_area_length() const {
+  return std::max(area_length_, std::min(area_length_ * kGrowth, kJournalAreaMax));
+}
+
+Task<Result<void>> Journal::write_zeros(File& file, std::uint64_t begin, std::uint64_t end) {
+  static const std::vector<std::byte> zeros(kZeroBytes);
+  while (begin < end) {
+    const auto piece = std::span(zeros).first(std::min<std::uint64_t>(kZeroBytes, end - begin));
+    auto written = co_await write_all(file, piece, ByteOffset(begin));
+    SNAP_CO_RETURN_IF_ERROR(written);
+    begin += piece.size();
+  }
+  co_return Result<void>();
+}
+
+Task<Result<void>> Journal::extend(File& file, std::uint64_t area_length) {
+  const std::uint64_t begin = area_begin(2);
+  const std::uint64_t end = kDeltaHeaderBytes + 2 * area_length;
+  auto taken = co_await allocate(file, ByteOffset(begin), end - begin, true);
+  SNAP_CO_RETURN_IF_ERROR(taken);
+  auto zeroed = co_await write_zeros(file, begin, end);
+  SNAP_CO_RETURN_IF_ERROR(zeroed);
+  auto synced = co_await data_sync(file);
+  SNAP_CO_RETURN_IF_ERROR(synced);
+  co_return Result<void>();
+}
+
+Task<Result<void>> Journal::grow(std::uint64_t area_length) {
+  area_length_ = area_length;
+  active_ = 0;
+  used_ = 0;
+  auto written = co_await write_header();
+  SNAP_CO_RETURN_IF_ERROR(written);
+  co_return Result<void>();
+}
+
 Task<Result<void>> Journal::release_space() {
   auto cut = co_await file_->truncate(0);
   SNAP_CO_RETURN_IF_ERROR(cut);
   has_header_ = false;
+  area_length_ = kJournalAreaInitial;
+  active_ = 0;
   used_ = 0;
   co_return Result<void>();
 }
@@ -116,7 +241,9 @@ Task<Result<std::vector<Journal::Found>>> Journal::find_heads(std::uint64_t thro
                                                               std::uint64_t file_size) {
   std::vector<Found> found;
   std::vector<std::byte> bytes(kScanBytes);
-  const std::uint64_t end = std::min(file_size, kDeltaHeaderBytes + 2 * area_length_);
+  // Without a valid header the areas may lie anywhere.
+  const std::uint64_t area = has_header_ ? area_length_ : kJournalMax / 2;
+  const std::uint64_t end = std::min(file_size, kDeltaHeaderBytes + 2 * area);
   for (std::uint64_t at = kDeltaHeaderBytes; at < end; at += bytes.size()) {
     auto read = co_await read_up_to(*file_, bytes, ByteOffset(at));
     SNAP_CO_RETURN_IF_ERROR(read);
@@ -132,8 +259,6 @@ Task<Result<std::vector<Journal::Found>>> Journal::find_heads(std::uint64_t thro
 }
 
 Task<Result<JournalTail>> Journal::scan(std::uint64_t through, std::uint64_t volume_size) {
-  JournalTail tail;
-  tail.last_sequence = through;
   auto stat = co_await file_->stat();
   SNAP_CO_RETURN_IF_ERROR(stat);
   auto header = co_await read_header(stat->size);
@@ -145,7 +270,16 @@ Task<Result<JournalTail>> Journal::scan(std::uint64_t through, std::uint64_t vol
                                              ", header at 0: damaged, and records follow; "
                                              "restore the volume from a backup");
   }
-  for (const Found& f : *found) {
+  auto tail = co_await check_records(*found, through, volume_size);
+  SNAP_CO_RETURN_IF_ERROR(tail);
+  co_return std::move(*tail);
+}
+
+Task<Result<JournalTail>> Journal::check_records(std::span<const Found> found,
+                                                 std::uint64_t through, std::uint64_t volume_size) {
+  JournalTail tail;
+  tail.last_sequence = through;
+  for (const Found& f : found) {
     if (tail.torn || f.head.number != tail.last_sequence + 1) {
       co_return corrupt(f.offset, "number " + std::to_string(f.head.number) + " where " +
                                       std::to_string(tail.last_sequence + 1) +
@@ -161,12 +295,19 @@ Task<Result<JournalTail>> Journal::scan(std::uint64_t through, std::uint64_t vol
       tail.torn = true;  // the normal end after a power cut, if nothing follows
       continue;
     }
-    // Only records with payload, which the header would announce, may come between the two.
-    if (f.head.kind != FrameKind::kChanges || f.head.through + 1 != f.head.number) {
-      co_return corrupt(f.offset, "of a kind that its header does not announce");
+    const bool blocks = f.head.kind == FrameKind::kBlocks;
+    if (f.head.kind == FrameKind::kSegment || f.head.through != (blocks ? 0 : f.head.number - 1)) {
+      co_return corrupt(f.offset, "what it supersedes makes no sense");
     }
     if (tail.records != 0 && f.head.previous != last_checksum_) {
       co_return corrupt(f.offset, "does not continue the record before it");
+    }
+    if (blocks) {
+      tail.blocks.push_back({f.head, f.offset});
+    } else {
+      // Rule Through: the data was synced after these; their blocks may be older than the file's.
+      tail.blocks.clear();
+      tail.synced_end = std::max(tail.synced_end, end_of_data(**changes));
     }
     tail.changes.insert(tail.changes.end(), (*changes)->begin(), (*changes)->end());
     tail.last_sequence = f.head.number;
@@ -174,6 +315,29 @@ Task<Result<JournalTail>> Journal::scan(std::uint64_t through, std::uint64_t vol
     ++tail.records;
   }
   co_return std::move(tail);
+}
+
+Task<Result<void>> Journal::replay(const JournalTail& tail, File& data, std::uint64_t volume_size) {
+  for (const JournalTail::Blocks& record : tail.blocks) {
+    std::vector<std::byte> frame(record.head.length);
+    auto read = co_await read_exact(*file_, frame, ByteOffset(record.offset));
+    SNAP_CO_RETURN_IF_ERROR(read);
+    auto changes = decode_frame_body(record.head, frame, context(record.offset), volume_size);
+    SNAP_CO_RETURN_IF_ERROR(changes);
+    if (!changes->has_value()) co_return corrupt(record.offset, "changed while it was read");
+    std::span<const std::byte> blocks = std::span(frame).subspan(frame_length(record.head.count));
+    for (const Change& change : **changes) {
+      for (BlockRun run = next_run(change.data, 0); run.count != 0;
+           run = next_run(change.data, run.first + run.count)) {
+        const std::size_t bytes = run.count * kBlockSize;
+        const ByteOffset at = offset_of(ChunkIndex(change.chunk)) + run.first * kBlockSize;
+        auto written = co_await write_all(data, blocks.first(bytes), at);
+        SNAP_CO_RETURN_IF_ERROR(written);
+        blocks = blocks.subspan(bytes);
+      }
+    }
+  }
+  co_return Result<void>();
 }
 
 }  // namespace snap

@@ -3,10 +3,15 @@
 //
 // Two areas: records go to the active one; when it is full it is frozen and the other becomes
 // active, while a checkpoint covers the frozen one in the background. A frozen area is used again
-// only after free_frozen(), which the caller may call once a durable segment covers it.
+// only after free_frozen(), which the caller may call once a durable segment covers it. The areas
+// begin small; extend() and grow() make them larger.
+//
+// Records are written past the page cache where the file system can, into space that was written
+// before: then a sync has no metadata to write.
 //
 // Threads: the caller holds the commit lock for everything but frozen(), frozen_changes(),
-// frozen_through() and free_frozen(), for which it holds the checkpoint lock.
+// frozen_through() and free_frozen(), for which it holds the checkpoint lock, and extend(), of
+// which one call at a time may run beside all others.
 // docs/durability.md, Journal.
 #pragma once
 
@@ -17,6 +22,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/delta/block_map.h"
 #include "engine/delta/delta_format.h"
 #include "snap/file.h"
 
@@ -24,7 +30,14 @@ namespace snap {
 
 /// What a scan found beyond the last checkpoint.
 struct JournalTail {
-  std::vector<Change> changes;      ///< of the valid records, in order
+  std::vector<Change> changes;  ///< of the valid records, in order
+  /// Records whose blocks count: those after the last record that stands for a sync of the data.
+  struct Blocks {
+    FrameHead head;
+    std::uint64_t offset = 0;
+  };
+  std::vector<Blocks> blocks;
+  std::uint64_t synced_end = 0;     ///< of the data file, as far as records without blocks say
   std::uint64_t last_sequence = 0;  ///< of the last valid record, or the checkpoint's `through`
   std::uint64_t records = 0;
   bool torn = false;  ///< an incomplete record follows the last valid one
@@ -32,14 +45,22 @@ struct JournalTail {
 
 class Journal {
  public:
-  /// `file` may be empty: then the header is written before the first record.
-  Journal(std::unique_ptr<File> file, Uuid id, const ChecksumSecret& secret,
-          std::uint64_t last_sequence);
+  struct Files {
+    std::unique_ptr<File> buffered;
+    std::unique_ptr<File> direct;  ///< the same file, past the page cache; null: not possible here
+  };
+  /// Opens the file for both ways.
+  static Task<Result<Files>> open(Directory& dir, std::string name, OpenFlags flags);
+  /// The file may be empty: then the header is written before the first record.
+  Journal(Files files, Uuid id, const ChecksumSecret& secret, std::uint64_t last_sequence);
 
   /// Reads what continues from `through`. Corrupt if a record is missing or makes no sense.
   Task<Result<JournalTail>> scan(std::uint64_t through, std::uint64_t volume_size);
   /// Numbers up to `sequence` are taken.
   void skip_to(std::uint64_t sequence) { last_sequence_ = sequence; }
+
+  /// Writes the blocks of `tail` to where they belong in `data`, oldest first.
+  Task<Result<void>> replay(const JournalTail& tail, File& data, std::uint64_t volume_size);
 
   File& file() { return *file_; }
   std::uint64_t last_sequence() const { return last_sequence_; }
@@ -48,6 +69,9 @@ class Journal {
 
   /// Writes a record and syncs (rule Journal). It must fit.
   Task<Result<void>> append(std::span<const Change> changes, std::uint64_t through);
+  /// The place for the blocks of a record of `changes` in all, `blocks` of them; then the record.
+  Result<std::span<std::byte>> place_for_blocks(std::size_t changes, std::size_t blocks);
+  Task<Result<void>> append_with_blocks(std::span<const Change> changes);
   /// Freezes the active area and begins to fill the other. There must be no frozen one.
   void switch_area();
   /// Changes in the active area, in order.
@@ -56,6 +80,13 @@ class Journal {
   void free_active();
   /// Takes space for both areas.
   Task<Result<void>> reserve();
+  /// The next larger length of an area; that of now if there is none.
+  std::uint64_t next_area_length() const;
+  /// Writes zeros to `file`, this journal's opened once more, where areas of that length will lie
+  /// beyond those of now, and syncs.
+  Task<Result<void>> extend(File& file, std::uint64_t area_length);
+  /// extend() is done, and durable segments cover all records: areas have that length from now on.
+  Task<Result<void>> grow(std::uint64_t area_length);
   /// Durable segments cover all records: empties the file.
   Task<Result<void>> release_space();
 
@@ -63,6 +94,13 @@ class Journal {
   const std::vector<Change>& frozen_changes() const { return frozen_changes_; }
   std::uint64_t frozen_through() const { return frozen_through_; }
   void free_frozen();
+
+  /// Whether the blocks of a record that no segment covers may be only in the journal: a segment
+  /// then needs a sync of the data first.
+  bool frozen_needs_data() const { return frozen_needs_data_.load(); }
+  bool active_needs_data() const { return active_needs_data_; }
+  /// The data was synced after all records that there are.
+  void data_synced() { frozen_needs_data_ = active_needs_data_ = false; }
 
  private:
   struct Found {
@@ -72,12 +110,22 @@ class Journal {
   FrameContext context(std::uint64_t offset) const { return {id_, secret_, offset}; }
   std::uint64_t area_begin(unsigned area) const { return kDeltaHeaderBytes + area * area_length_; }
   Task<Result<void>> write_header();
+  static Task<Result<void>> write_zeros(File& file, std::uint64_t begin, std::uint64_t end);
   Task<Result<void>> read_header(std::uint64_t file_size);
   /// All valid heads beyond `through`, ascending.
   Task<Result<std::vector<Found>>> find_heads(std::uint64_t through, std::uint64_t file_size);
+  /// Checks the frames of all heads, in order, and gathers what they say.
+  Task<Result<JournalTail>> check_records(std::span<const Found> found, std::uint64_t through,
+                                          std::uint64_t volume_size);
   Error corrupt(std::uint64_t offset, const std::string& what) const;
+  Result<std::span<std::byte>> frame_memory(std::uint64_t length);
+  Task<Result<void>> write_frame(FrameHead head, std::span<std::byte> frame,
+                                 std::span<const Change> changes);
+  Task<Result<void>> write_aligned(std::span<const std::byte> bytes, std::uint64_t offset);
 
   std::unique_ptr<File> file_;
+  std::unique_ptr<File> direct_;
+  LazyMemory frame_;  ///< in which records are made
   Uuid id_;
   ChecksumSecret secret_;
   std::uint64_t area_length_ = kJournalAreaInitial;
@@ -88,8 +136,10 @@ class Journal {
   unsigned active_ = 0;
   std::uint64_t used_ = 0;  ///< bytes of the active area
   std::vector<Change> changes_;
+  bool active_needs_data_ = false;
 
   std::atomic<bool> frozen_{false};
+  std::atomic<bool> frozen_needs_data_{false};
   std::vector<Change> frozen_changes_;
   std::uint64_t frozen_through_ = 0;
 };

@@ -2,6 +2,7 @@
 // that continue from the last segment. A gap is damage and refused; a torn end is cut off. What was
 // found is durable in the map before anything is served.
 #include <algorithm>
+#include <bit>
 
 #include "engine/delta/delta_impl.h"
 
@@ -39,29 +40,31 @@ Task<Result<void>> settle(Directory& dir, File& data, File& map) {
 }
 
 /// A data file that ends before a block that the map knows has lost it.
-Task<Result<void>> check_data_size(File& data, const BlockMap& blocks, std::uint64_t volume_size,
-                                   bool fix) {
+/// A data file that ends before a block of `blocks`, or before `synced_end`, has lost it. Blocks
+/// that only records of the journal carry are in neither.
+Task<Result<void>> check_data_size(File& data, const BlockMap& blocks, std::uint64_t synced_end) {
   auto stat = co_await data.stat();
   SNAP_CO_RETURN_IF_ERROR(stat);
-  const auto last = blocks.last_data();
-  if (last) {
-    const MapWord w = blocks.word(*last);
-    unsigned block = kBlocksPerChunk;
-    while ((data_of(w) & block_range(block - 1, 1)) == 0)
-      --block;
-    const std::uint64_t end = offset_of(*last).value + block * kBlockSize;
-    if (stat->size < end) {
-      co_return Error(ErrorCode::kCorrupt, data.path() + " ends at " + std::to_string(stat->size) +
-                                               ", but the map has data up to " +
-                                               std::to_string(end) +
-                                               "; restore the volume from a backup");
-    }
+  std::uint64_t end = synced_end;
+  if (const auto last = blocks.last_data()) {
+    const auto count = static_cast<unsigned>(std::bit_width(data_of(blocks.word(*last))));
+    end = std::max(end, offset_of(*last).value + count * kBlockSize);
   }
-  // The size that creation or a resize gave it may not have become durable.
-  if (fix && stat->size != data_file_size(volume_size)) {
-    auto sized = co_await data.truncate(data_file_size(volume_size));
-    SNAP_CO_RETURN_IF_ERROR(sized);
+  if (stat->size < end) {
+    co_return Error(ErrorCode::kCorrupt, data.path() + " ends at " + std::to_string(stat->size) +
+                                             ", but the map has data up to " + std::to_string(end) +
+                                             "; restore the volume from a backup");
   }
+  co_return Result<void>();
+}
+
+/// The size that creation or a resize gave it may not have become durable.
+Task<Result<void>> restore_data_size(File& data, std::uint64_t volume_size) {
+  auto stat = co_await data.stat();
+  SNAP_CO_RETURN_IF_ERROR(stat);
+  if (stat->size == data_file_size(volume_size)) co_return Result<void>();
+  auto sized = co_await data.truncate(data_file_size(volume_size));
+  SNAP_CO_RETURN_IF_ERROR(sized);
   co_return Result<void>();
 }
 
@@ -79,7 +82,7 @@ Task<Result<std::unique_ptr<Delta>>> open_sealed(std::unique_ptr<Directory> dir)
                                              " does not end with the segment of a sealed delta; "
                                              "restore it from a backup");
   }
-  auto checked = co_await check_data_size(**data, **blocks, map->point().volume_size, false);
+  auto checked = co_await check_data_size(**data, **blocks, 0);
   SNAP_CO_RETURN_IF_ERROR(checked);
   DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
                          nullptr};
@@ -94,6 +97,10 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
   SNAP_CO_RETURN_IF_ERROR(map_file);
   auto journal_file = co_await open_part(*dir, kJournalName, true);
   SNAP_CO_RETURN_IF_ERROR(journal_file);
+  OpenFlags to_write;
+  to_write.write = true;
+  auto journal_files = co_await Journal::open(*dir, kJournalName, to_write);
+  SNAP_CO_RETURN_IF_ERROR(journal_files);
   auto settled = co_await settle(*dir, **data, **map_file);
   SNAP_CO_RETURN_IF_ERROR(settled);
   auto gone = co_await dir->unlink(kMapNewName);
@@ -102,7 +109,7 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
   SNAP_CO_RETURN_IF_ERROR(blocks);
   auto map = co_await MapFile::load(std::move(*map_file), **blocks, true);
   SNAP_CO_RETURN_IF_ERROR(map);
-  auto journal = std::make_unique<Journal>(std::move(*journal_file), map->id(), map->secret(),
+  auto journal = std::make_unique<Journal>(std::move(*journal_files), map->id(), map->secret(),
                                            map->point().through);
   DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
                          std::move(journal)};
@@ -129,13 +136,22 @@ Task<Result<std::unique_ptr<Delta>>> Delta::open(std::unique_ptr<Directory> dir,
 Task<Result<void>> DeltaImpl::recover() {
   auto tail = co_await journal_->scan(map_.point().through, size());
   SNAP_CO_RETURN_IF_ERROR(tail);
+  auto checked = co_await check_data_size(*data_, *blocks_, tail->synced_end);
+  SNAP_CO_RETURN_IF_ERROR(checked);
   for (const Change& change : tail->changes) {
     auto restored = blocks_->restore(change);
     SNAP_CO_RETURN_IF_ERROR(restored);
   }
   claimed_ = blocks_->present_chunks();
-  auto checked = co_await check_data_size(*data_, *blocks_, size(), true);
-  SNAP_CO_RETURN_IF_ERROR(checked);
+  auto sized = co_await restore_data_size(*data_, size());
+  SNAP_CO_RETURN_IF_ERROR(sized);
+  if (!tail->blocks.empty()) {
+    // Rule Recovery: the blocks are in the data file before a segment names them as data.
+    auto replayed = co_await journal_->replay(*tail, *data_, size());
+    SNAP_CO_RETURN_IF_ERROR(replayed);
+    auto synced = co_await sync_data();
+    SNAP_CO_RETURN_IF_ERROR(synced);
+  }
   if (map_.torn()) {
     auto cut = co_await map_.cut_tail();
     SNAP_CO_RETURN_IF_ERROR(cut);

@@ -80,7 +80,7 @@ Task<Result<Volume::Pause>> Volume::push_delta(std::shared_ptr<Delta> fresh, Pub
   auto allowed = check_push(*chain, fresh.get());
   if (!allowed) co_return allowed.error();
   // Most of what is dirty is synced before writes wait (docs/durability.md, Snapshot).
-  auto flushed = co_await chain->parts().delta->flush();
+  auto flushed = co_await chain->parts().delta->flush_data();
   if (!flushed) co_return flushed.error().with_context("flush before the snapshot");
 
   const EventLoop::Clock::time_point begin = EventLoop::current()->now();

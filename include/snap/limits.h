@@ -36,8 +36,10 @@ inline constexpr std::size_t kShareWindow = 131072;
 inline constexpr std::size_t kMaxPunchBytes = 8u << 20;   ///< a punch yields after this much
 inline constexpr std::size_t kMaxWritePiece = 64u << 10;  ///< one write of the data file
 inline constexpr std::size_t kMaxReadPiece = 128u << 10;  ///< one inline read
-inline constexpr std::uint64_t kJournalAreaInitial = 1u << 20;
-inline constexpr std::uint64_t kJournalMax = 256u << 20;
+inline constexpr std::size_t kSmallFlushBlocks = 256;     ///< a flush of more syncs the data file
+inline constexpr std::uint64_t kJournalAreaInitial = 64u << 10;
+inline constexpr std::uint64_t kJournalAreaMax = 64u << 20;  ///< to which the two areas grow
+inline constexpr std::uint64_t kJournalMax = 256u << 20;     ///< beyond this a journal is refused
 
 // NBD (the protocol asks that 32 MiB payloads are taken and 4096-byte names)
 inline constexpr std::size_t kMaxNbdPayload = 32u << 20;

@@ -205,9 +205,9 @@ std::string Model::check(const Content& content) const {
            id_text(o.content[s]);
   }
   for (const auto& [name, ids] : content) {
-    const bool known = name == kVolume || std::ranges::any_of(objects_, [&name](const Object& o) {
-                         return o.name == name;
-                       });
+    const bool known =
+        name == kVolume ||
+        std::ranges::any_of(objects_, [&name = name](const Object& o) { return o.name == name; });
     if (!known) return name + " is there, and was never made";
   }
   auto found = content.find(kVolume);
