@@ -95,6 +95,9 @@ Task<void> run_model(Rig* rig, std::uint64_t seed) {
         ended = co_await delta->close();
       } else {
         ended = co_await delta->flush();
+        delta->stop(Error(ErrorCode::kIo, "the process died"));
+        auto drained = co_await delta->close();  // what runs in the background ends; nothing else
+        CHECK(!drained);
       }
       must(ended);
       delta.reset();

@@ -33,10 +33,11 @@ void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   ++allocation_count;
   return std::malloc(size);
 }
-void operator delete(void* p) noexcept {
+// Inlined, this looks to the compiler like a free of what the standard operator new made.
+[[gnu::noinline]] void operator delete(void* p) noexcept {
   std::free(p);
 }
-void operator delete(void* p, std::size_t) noexcept {
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept {
   std::free(p);
 }
 
