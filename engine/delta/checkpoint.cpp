@@ -312,8 +312,10 @@ Task<Result<void>> DeltaImpl::close() {
   space_taken_.store(false);
   // All of the journal is covered by durable segments: its space goes back. Stale records that a
   // crash brings back are passed over by their sequence.
-  auto emptied = co_await journal_->release_space();
-  SNAP_CO_RETURN_IF_ERROR(emptied);
+  const std::uint64_t last_segment = map_.ends_with_base() ? 0 : map_.last_number();
+  auto emptied = co_await journal_->release_space(last_segment);
+  // A full disk may have no page for what the header would say: nothing relies on it.
+  if (!emptied && emptied.error().code() != ErrorCode::kNoSpace) co_return fail(emptied.error());
   extending_ = false;
   extended_.store(0);
   co_return Result<void>();

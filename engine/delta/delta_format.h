@@ -66,6 +66,9 @@ struct JournalHeader {
   Uuid id;
   /// Area i begins at 4096 + i * area_length. A multiple of 4096.
   std::uint64_t area_length = 0;
+  /// Number of the map's last segment but for a guard when the delta was closed; a map that ends
+  /// before it was cut short. 0: not closed since the header was written.
+  std::uint64_t closed = 0;
 };
 
 std::vector<std::byte> encode_map_header(const MapHeader& header);

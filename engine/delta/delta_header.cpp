@@ -85,7 +85,10 @@ Result<MapHeader> decode_map_header(std::span<const std::byte> bytes, std::strin
 }
 
 std::vector<std::byte> encode_journal_header(const JournalHeader& header) {
-  return make_header(kJournalMagic, header.id, [&header](Encoder& e) { e.le(header.area_length); });
+  return make_header(kJournalMagic, header.id, [&header](Encoder& e) {
+    e.le(header.area_length);
+    e.le(header.closed);
+  });
 }
 
 Result<JournalHeader> decode_journal_header(std::span<const std::byte> bytes,
@@ -95,6 +98,7 @@ Result<JournalHeader> decode_journal_header(std::span<const std::byte> bytes,
   JournalHeader header;
   header.id = h->id;
   header.area_length = h->in.le<std::uint64_t>();
+  header.closed = h->in.le<std::uint64_t>();
   auto rest = check_reserved(h->page, h->in.position(), h->features, header_of(path));
   SNAP_RETURN_IF_ERROR(rest);
   if (header.area_length == 0 || header.area_length % kFrameAlign != 0 ||

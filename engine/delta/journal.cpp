@@ -72,7 +72,7 @@ Task<Result<void>> Journal::write_aligned(std::span<const std::byte> bytes, std:
 }
 
 Task<Result<void>> Journal::write_header() {
-  const std::vector<std::byte> header = encode_journal_header({id_, area_length_});
+  const std::vector<std::byte> header = encode_journal_header({id_, area_length_, closed_});
   auto written = co_await write_all(*file_, header, ByteOffset(0));
   SNAP_CO_RETURN_IF_ERROR(written);
   // Rule Journal: a record is never durable in a journal whose header is not.
@@ -114,9 +114,12 @@ Task<Result<void>> Journal::append_with_blocks(std::span<const Change> changes) 
 
 Task<Result<void>> Journal::write_frame(FrameHead head, std::span<std::byte> frame,
                                         std::span<const Change> changes) {
-  if (!has_header_) {
+  if (!has_areas_) {
     auto zeroed = co_await write_zeros(*file_, kDeltaHeaderBytes, area_begin(2));
     SNAP_CO_RETURN_IF_ERROR(zeroed);
+    has_areas_ = true;
+  }
+  if (!has_header_) {
     auto written = co_await write_header();
     SNAP_CO_RETURN_IF_ERROR(written);
   }
@@ -203,13 +206,19 @@ Task<Result<void>> Journal::grow(std::uint64_t area_length) {
   co_return Result<void>();
 }
 
-Task<Result<void>> Journal::release_space() {
-  auto cut = co_await file_->truncate(0);
+Task<Result<void>> Journal::release_space(std::uint64_t last_segment) {
+  const bool said = has_header_ && closed_ == last_segment && area_length_ == kJournalAreaInitial;
+  auto cut = co_await file_->truncate(last_segment == 0 ? 0 : kDeltaHeaderBytes);
   SNAP_CO_RETURN_IF_ERROR(cut);
-  has_header_ = false;
+  has_header_ = said && last_segment != 0;
+  has_areas_ = false;
   area_length_ = kJournalAreaInitial;
   active_ = 0;
   used_ = 0;
+  closed_ = last_segment;
+  if (last_segment == 0 || said) co_return Result<void>();
+  auto written = co_await write_header();
+  SNAP_CO_RETURN_IF_ERROR(written);
   co_return Result<void>();
 }
 
@@ -234,6 +243,8 @@ Task<Result<void>> Journal::read_header(std::uint64_t file_size) {
   }
   has_header_ = true;
   area_length_ = header->area_length;
+  has_areas_ = file_size >= area_begin(2);
+  closed_ = header->closed;
   co_return Result<void>();
 }
 

@@ -87,8 +87,11 @@ class Journal {
   Task<Result<void>> extend(File& file, std::uint64_t area_length);
   /// extend() is done, and durable segments cover all records: areas have that length from now on.
   Task<Result<void>> grow(std::uint64_t area_length);
-  /// Durable segments cover all records: empties the file.
-  Task<Result<void>> release_space();
+  /// Durable segments cover all records: gives the areas' space back, and says in the header that
+  /// the map goes up to segment `last_segment`; 0 when the map tells by itself: empties the file.
+  Task<Result<void>> release_space(std::uint64_t last_segment);
+  /// What release_space() said when the delta was last closed, known after scan(); 0: nothing.
+  std::uint64_t closed() const { return closed_; }
 
   bool frozen() const { return frozen_.load(std::memory_order_acquire); }
   const std::vector<Change>& frozen_changes() const { return frozen_changes_; }
@@ -130,6 +133,8 @@ class Journal {
   ChecksumSecret secret_;
   std::uint64_t area_length_ = kJournalAreaInitial;
   bool has_header_ = false;
+  bool has_areas_ = false;  ///< their space was written before
+  std::uint64_t closed_ = 0;
   std::uint64_t last_sequence_;
   std::uint64_t last_checksum_ = 0;
 

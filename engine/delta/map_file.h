@@ -56,6 +56,9 @@ class MapFile {
   bool torn() const { return torn_; }
   std::uint64_t bytes() const { return tail_; }
   std::uint64_t next_number() const { return next_number_; }
+  bool ends_with_base() const { return tail_ == header_.base_end; }
+  /// Number of the last segment that is no guard.
+  std::uint64_t last_number() const { return next_number_ - (last_is_guard_ ? 2 : 1); }
 
  private:
   explicit MapFile(std::unique_ptr<File> file) : file_(std::move(file)) {}

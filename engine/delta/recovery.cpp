@@ -136,6 +136,14 @@ Task<Result<std::unique_ptr<Delta>>> Delta::open(std::unique_ptr<Directory> dir,
 Task<Result<void>> DeltaImpl::recover() {
   auto tail = co_await journal_->scan(map_.point().through, size());
   SNAP_CO_RETURN_IF_ERROR(tail);
+  // Numbers of segments never go back, so a header of any age holds.
+  if (map_.next_number() <= journal_->closed()) {
+    co_return Error(ErrorCode::kCorrupt,
+                    map_.file().path() + " ends with segment " +
+                        std::to_string(map_.next_number() - 1) + " of " +
+                        std::to_string(journal_->closed()) +
+                        ": it was cut short; restore the volume from a backup");
+  }
   auto checked = co_await check_data_size(*data_, *blocks_, tail->synced_end);
   SNAP_CO_RETURN_IF_ERROR(checked);
   for (const Change& change : tail->changes) {

@@ -10,7 +10,8 @@ from conftest import KIB, MIB, noise
 
 def overwrite(path, data):
     path = pathlib.Path(path)
-    path.chmod(0o600)
+    if path.exists():
+        path.chmod(0o600)
     path.write_bytes(data)
 
 
