@@ -10,8 +10,8 @@ from conftest import KIB, MIB, Client, noise
 from test_damage import flip, overwrite
 
 PAGE = 4096
-# One flush each: what web holds after the first n of them is a state that it had.
-WRITES = [(MIB, b"a" * (64 * KIB)), (2 * MIB, b"b" * PAGE), (3 * MIB, b"c" * (128 * KIB)), (5 * MIB, b"d" * PAGE)]
+# One flush each, together less than an area of the journal: what web holds after the first n of them is a state that it had.
+WRITES = [(MIB, b"a" * (16 * KIB)), (2 * MIB, b"b" * PAGE), (3 * MIB, b"c" * (12 * KIB)), (5 * MIB, b"d" * PAGE)]
 
 
 @pytest.fixture
