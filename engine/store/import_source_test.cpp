@@ -315,8 +315,13 @@ TEST_CASE("an NBD server is read by its URI") {
   }
   for (int i = 0; i < 500 && !std::filesystem::exists(socket); ++i)
     ::usleep(10000);
-  const auto got = rig.import({.source = "nbd+unix:///?socket=" + socket});
-  // It ends by itself with its only client; a SIGTERM in that moment may leave it waiting for ever.
+  auto got = rig.import({.source = "nbd+unix:///?socket=" + socket});
+  // The socket is there a moment before the server listens on it.
+  for (int i = 0; i < 500 && !got; ++i) {
+    if (got.error().message().find("refused") == std::string::npos) break;
+    ::usleep(10000);
+    got = rig.import({.source = "nbd+unix:///?socket=" + socket});
+  }
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   if (!got) FAIL(got.error().message());
