@@ -1,7 +1,5 @@
 #include "engine/delta/block_map.h"
 
-#include <sys/mman.h>
-
 #include <bit>
 #include <new>
 
@@ -15,23 +13,6 @@ constexpr bool present(MapWord w) {
   return (data_of(w) | zero_of(w)) != 0;
 }
 }  // namespace
-
-LazyMemory::~LazyMemory() {
-  if (address_ != nullptr) ::munmap(address_, length_);
-}
-
-Result<LazyMemory> LazyMemory::map(std::size_t length) {
-  void* address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (address == MAP_FAILED) {
-    return Error::from_errno(
-        errno, "reserve " + std::to_string(length) + " bytes of address space for a block map");
-  }
-  LazyMemory memory;
-  memory.address_ = address;
-  memory.length_ = length;
-  return memory;
-}
 
 Result<std::unique_ptr<BlockMap>> BlockMap::make() {
   // Zero bytes of the mappings serve as atomics with the value 0.

@@ -23,6 +23,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/base/lazy_memory.h"
 #include "engine/delta/delta_format.h"
 #include "engine/io/sync.h"
 #include "snap/result.h"
@@ -46,26 +47,6 @@ constexpr BlockMask dirty_of(MapWord w) {
 constexpr MapWord make_word(BlockMask data, BlockMask zero, BlockMask busy, BlockMask dirty) {
   return MapWord{data} | MapWord{zero} << 16 | MapWord{busy} << 32 | MapWord{dirty} << 48;
 }
-
-/// Zero-initialised anonymous memory that takes up space only where it is touched.
-class LazyMemory {
- public:
-  LazyMemory() = default;
-  LazyMemory(LazyMemory&& o) noexcept
-      : address_(std::exchange(o.address_, nullptr)), length_(std::exchange(o.length_, 0)) {}
-  LazyMemory& operator=(LazyMemory&& o) noexcept {
-    std::swap(address_, o.address_);
-    std::swap(length_, o.length_);
-    return *this;
-  }
-  ~LazyMemory();
-  static Result<LazyMemory> map(std::size_t length);
-  void* address() const { return address_; }
-
- private:
-  void* address_ = nullptr;
-  std::size_t length_ = 0;
-};
 
 class BlockMap {
   struct Leaf;

@@ -22,7 +22,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/delta/block_map.h"
+#include "engine/base/lazy_memory.h"
 #include "engine/delta/delta_format.h"
 #include "snap/file.h"
 
