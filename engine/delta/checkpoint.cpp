@@ -35,12 +35,9 @@ void DeltaImpl::start_background_checkpoint() {
 }
 
 Task<void> DeltaImpl::checkpoint_in_background() {
-  // What is most of the work does not keep others from the lock; checkpoint_frozen() finds little
-  // left, or that a commit has done it.
-  if (journal_->frozen_needs_data() && !failed_.load()) {
-    auto synced = co_await sync_data();
-    (void)synced;  // has failed the delta
-  }
+  // What takes long does not keep others from the lock.
+  auto synced = co_await sync_data(journal_->frozen_sync());
+  (void)synced;  // a failure has failed the delta
   {
     auto held = co_await checkpoint_lock_.lock();
     if (!failed_.load()) {
@@ -53,10 +50,9 @@ Task<void> DeltaImpl::checkpoint_in_background() {
 
 Task<Result<void>> DeltaImpl::checkpoint_frozen() {
   if (!journal_->frozen()) co_return Result<void>();  // someone who needed the area was faster
-  if (journal_->frozen_needs_data()) {
-    auto synced = co_await sync_data();
-    SNAP_CO_RETURN_IF_ERROR(synced);
-  }
+  // Rule Checkpoint: blocks that the records carry are stable in the data file first.
+  auto synced = co_await sync_data(journal_->frozen_sync());
+  SNAP_CO_RETURN_IF_ERROR(synced);
   MapFile::Point point;
   point.through = journal_->frozen_through();
   point.volume_size = map_.point().volume_size;
@@ -69,11 +65,8 @@ Task<Result<void>> DeltaImpl::checkpoint_frozen() {
 Task<Result<void>> DeltaImpl::checkpoint_all(std::span<const Change> more, bool sealed,
                                              std::uint64_t volume_size) {
   auto held = co_await checkpoint_lock_.lock();
-  if (journal_->frozen_needs_data() || journal_->active_needs_data()) {
-    auto synced = co_await sync_data();
-    SNAP_CO_RETURN_IF_ERROR(synced);
-    journal_->data_synced();
-  }
+  auto synced = co_await sync_data(journal_->last_sync());
+  SNAP_CO_RETURN_IF_ERROR(synced);
   std::vector<Change> changes;
   if (journal_->frozen()) changes = journal_->frozen_changes();
   const auto& active = journal_->active_changes();

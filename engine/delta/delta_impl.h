@@ -111,7 +111,10 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> record(std::vector<Change> changes, std::uint64_t through);
   /// Room in the journal for a record of `length` bytes, which an area can hold.
   Task<Result<void>> make_room(std::uint64_t length);
-  Task<Result<void>> sync_data();
+  /// Returns once a sync of the data file with that number, or a later one, is done. Numbers are
+  /// given when syncs begin, so next_sync() covers all that was written before it was asked for.
+  Task<Result<void>> sync_data(std::uint64_t number);
+  std::uint64_t next_sync() const { return syncs_.load() + 1; }
   Error fail(const Error& error);
 
   // checkpoint.cpp
@@ -121,7 +124,8 @@ class DeltaImpl final : public Delta {
   Task<void> checkpoint_in_background();
   void start_background_checkpoint();
   Task<void> extend_journal_in_background(std::uint64_t area_length);
-  void want_larger_journal();
+  /// Begins to make room for areas that hold a record of `length`, if that is possible.
+  void want_larger_journal(std::uint64_t length);
   Task<Result<void>> write_checkpoint(std::vector<Change> changes, MapFile::Point point);
   Task<Result<bool>> compact(std::span<const Change> changes, MapFile::Point point);
   Task<Result<std::vector<Change>>> merged_with_map(std::span<const Change> changes,
@@ -172,7 +176,9 @@ class DeltaImpl final : public Delta {
   std::optional<Error> failure_;
   std::atomic<bool> failed_{false};
 
-  std::atomic<std::uint64_t> flushes_{0}, syncs_{0}, records_{0}, checkpoints_{0};
+  std::atomic<std::uint64_t> syncs_{0};        ///< of the data file that were begun
+  std::atomic<std::uint64_t> synced_data_{0};  ///< number of the last that succeeded
+  std::atomic<std::uint64_t> flushes_{0}, records_{0}, checkpoints_{0};
 };
 
 /// Bytes of the data file of a delta that addresses `volume_size`: whole blocks.

@@ -86,13 +86,15 @@ Task<Result<void>> DeltaImpl::flush_data() {
   co_return Result<void>();
 }
 
-Task<Result<void>> DeltaImpl::sync_data() {
+Task<Result<void>> DeltaImpl::sync_data(std::uint64_t number) {
   // One at a time: the kernel tells of a lost write once. Who syncs next must find that it was.
   auto held = co_await data_sync_lock_.lock();
   if (auto failed = failure()) co_return *failed;
+  if (synced_data_.load() >= number) co_return Result<void>();
+  const std::uint64_t begun = ++syncs_;
   auto synced = co_await data_sync(*data_);
-  syncs_.fetch_add(1, std::memory_order_relaxed);
   if (!synced) co_return fail(synced.error());
+  synced_data_.store(begun);
   co_return Result<void>();
 }
 
@@ -120,14 +122,13 @@ Task<Result<void>> DeltaImpl::commit(Path path) {
   // A write sets its bits before it marks the epoch: what was taken may hold bits of a write that
   // has no mark yet.
   const auto names_data = [](const Change& change) { return change.data != 0; };
-  const bool carried = journal_->active_needs_data() || journal_->frozen_needs_data();
+  const bool carried = journal_->last_sync() > synced_data_.load();
   if (carried || written_.load() > data_synced_ || std::ranges::any_of(changes, names_data)) {
     // Rule Data: the bytes are durable before the bits that name them, and before the record that
     // supersedes those which carry blocks.
-    auto synced = co_await sync_data();
+    auto synced = co_await sync_data(next_sync());
     SNAP_CO_RETURN_IF_ERROR(synced);
     data_synced_ = epoch;
-    journal_->data_synced();
   }
   if (!changes.empty() && recordable) {
     auto recorded = co_await record(std::move(changes), through);
@@ -156,7 +157,7 @@ Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes
   const std::size_t blocks = count_blocks(changes);
   const std::uint64_t length = frame_length(changes.size()) + blocks * kBlockSize;
   if (length > std::max(journal_->area_length(), extended_.load())) {
-    want_larger_journal();
+    want_larger_journal(length);
     co_return false;
   }
   auto room = co_await make_room(length);
@@ -165,7 +166,7 @@ Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes
   if (!place) co_return false;
   const bool gathered = co_await gather(changes, *place);
   if (!gathered) co_return false;
-  auto appended = co_await journal_->append_with_blocks(changes);
+  auto appended = co_await journal_->append_with_blocks(changes, next_sync());
   SNAP_CO_RETURN_IF_ERROR(appended);
   records_.fetch_add(1, std::memory_order_relaxed);
   co_return true;
@@ -248,7 +249,7 @@ Task<Result<void>> DeltaImpl::make_room(std::uint64_t length) {
     co_return Result<void>();
   }
   if (journal_->frozen()) {
-    want_larger_journal();
+    want_larger_journal(length);
     // Rule Reuse: an area is filled again only when a durable segment covers it.
     auto held = co_await checkpoint_lock_.lock();
     auto freed = co_await checkpoint_frozen();
@@ -259,8 +260,8 @@ Task<Result<void>> DeltaImpl::make_room(std::uint64_t length) {
   co_return Result<void>();
 }
 
-void DeltaImpl::want_larger_journal() {
-  const std::uint64_t next = journal_->next_area_length();
+void DeltaImpl::want_larger_journal(std::uint64_t length) {
+  const std::uint64_t next = journal_->larger_area_length(length);
   if (extending_ || next == journal_->area_length()) return;
   extending_ = true;
   background_.add();

@@ -100,13 +100,14 @@ Result<std::span<std::byte>> Journal::place_for_blocks(std::size_t changes, std:
   return frame->subspan(begin);
 }
 
-Task<Result<void>> Journal::append_with_blocks(std::span<const Change> changes) {
+Task<Result<void>> Journal::append_with_blocks(std::span<const Change> changes,
+                                               std::uint64_t data_sync) {
   const std::size_t blocks = count_blocks(changes);
   auto frame = frame_memory(frame_length(changes.size()) + kBlockSize * blocks);
   SNAP_CO_RETURN_IF_ERROR(frame);
   FrameHead head;
   head.kind = FrameKind::kBlocks;
-  if (blocks != 0) active_needs_data_ = true;
+  if (blocks != 0) active_sync_ = data_sync;
   auto written = co_await write_frame(head, *frame, changes);
   SNAP_CO_RETURN_IF_ERROR(written);
   co_return Result<void>();
@@ -117,6 +118,8 @@ Task<Result<void>> Journal::write_frame(FrameHead head, std::span<std::byte> fra
   if (!has_areas_) {
     auto zeroed = co_await write_zeros(*file_, kDeltaHeaderBytes, area_begin(2));
     SNAP_CO_RETURN_IF_ERROR(zeroed);
+    auto synced = co_await data_sync(*file_);
+    SNAP_CO_RETURN_IF_ERROR(synced);
     has_areas_ = true;
   }
   if (!has_header_) {
@@ -145,8 +148,7 @@ void Journal::switch_area() {
   frozen_changes_ = std::move(changes_);
   changes_.clear();
   frozen_through_ = last_sequence_;
-  frozen_needs_data_ = active_needs_data_;
-  active_needs_data_ = false;
+  frozen_sync_ = active_sync_;
   active_ = 1 - active_;
   used_ = 0;
   frozen_.store(true, std::memory_order_release);
@@ -154,13 +156,11 @@ void Journal::switch_area() {
 
 void Journal::free_active() {
   changes_.clear();
-  active_needs_data_ = false;
   used_ = 0;
 }
 
 void Journal::free_frozen() {
   frozen_changes_ = {};
-  frozen_needs_data_ = false;
   frozen_.store(false, std::memory_order_release);
 }
 
@@ -170,8 +170,12 @@ Task<Result<void>> Journal::reserve() {
   co_return Result<void>();
 }
 
-std::uint64_t Journal::next_area_length() const {
-  return std::max(area_length_, std::min(area_length_ * kGrowth, kJournalAreaMax));
+std::uint64_t Journal::larger_area_length(std::uint64_t record) const {
+  std::uint64_t length = area_length_;
+  do
+    length *= kGrowth;
+  while (length < record);
+  return std::max(area_length_, std::min(length, kJournalAreaMax));
 }
 
 Task<Result<void>> Journal::write_zeros(File& file, std::uint64_t begin, std::uint64_t end) {

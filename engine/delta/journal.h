@@ -15,6 +15,7 @@
 // docs/durability.md, Journal.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -71,7 +72,8 @@ class Journal {
   Task<Result<void>> append(std::span<const Change> changes, std::uint64_t through);
   /// The place for the blocks of a record of `changes` in all, `blocks` of them; then the record.
   Result<std::span<std::byte>> place_for_blocks(std::size_t changes, std::size_t blocks);
-  Task<Result<void>> append_with_blocks(std::span<const Change> changes);
+  /// `data_sync`: number of a sync of the data file that makes the blocks stable there.
+  Task<Result<void>> append_with_blocks(std::span<const Change> changes, std::uint64_t data_sync);
   /// Freezes the active area and begins to fill the other. There must be no frozen one.
   void switch_area();
   /// Changes in the active area, in order.
@@ -80,8 +82,9 @@ class Journal {
   void free_active();
   /// Takes space for both areas.
   Task<Result<void>> reserve();
-  /// The next larger length of an area; that of now if there is none.
-  std::uint64_t next_area_length() const;
+  /// The next larger length of an area that holds a record of `record` bytes; that of now if there
+  /// is no larger one.
+  std::uint64_t larger_area_length(std::uint64_t record) const;
   /// Writes zeros to `file`, this journal's opened once more, where areas of that length will lie
   /// beyond those of now, and syncs.
   Task<Result<void>> extend(File& file, std::uint64_t area_length);
@@ -98,12 +101,10 @@ class Journal {
   std::uint64_t frozen_through() const { return frozen_through_; }
   void free_frozen();
 
-  /// Whether the blocks of a record that no segment covers may be only in the journal: a segment
-  /// then needs a sync of the data first.
-  bool frozen_needs_data() const { return frozen_needs_data_.load(); }
-  bool active_needs_data() const { return active_needs_data_; }
-  /// The data was synced after all records that there are.
-  void data_synced() { frozen_needs_data_ = active_needs_data_ = false; }
+  /// The number of the sync of the data file that must be done before a segment covers the frozen
+  /// area, or all records: for the blocks that they carry may be nowhere else yet.
+  std::uint64_t frozen_sync() const { return frozen_sync_.load(); }
+  std::uint64_t last_sync() const { return std::max(frozen_sync_.load(), active_sync_); }
 
  private:
   struct Found {
@@ -141,10 +142,10 @@ class Journal {
   unsigned active_ = 0;
   std::uint64_t used_ = 0;  ///< bytes of the active area
   std::vector<Change> changes_;
-  bool active_needs_data_ = false;
+  std::uint64_t active_sync_ = 0;
 
   std::atomic<bool> frozen_{false};
-  std::atomic<bool> frozen_needs_data_{false};
+  std::atomic<std::uint64_t> frozen_sync_{0};
   std::vector<Change> frozen_changes_;
   std::uint64_t frozen_through_ = 0;
 };

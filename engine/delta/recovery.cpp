@@ -157,7 +157,7 @@ Task<Result<void>> DeltaImpl::recover() {
     // Rule Recovery: the blocks are in the data file before a segment names them as data.
     auto replayed = co_await journal_->replay(*tail, *data_, size());
     SNAP_CO_RETURN_IF_ERROR(replayed);
-    auto synced = co_await sync_data();
+    auto synced = co_await sync_data(next_sync());
     SNAP_CO_RETURN_IF_ERROR(synced);
   }
   if (map_.torn()) {
