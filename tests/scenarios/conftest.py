@@ -5,6 +5,7 @@ The program is $SNAPCTL, else build/tools/snapctl/snapctl. Every test has a stor
 a test started are stopped at its end, and a server that does not stop in time fails the test.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -41,6 +42,21 @@ def sparse_file(path, size, pieces):
             f.seek(offset)
             f.write(data)
     return path
+
+
+def data_of(path):
+    """The data of a file by its offsets, in pieces of at most 1 MiB; what is not in it is a hole, which reads zero."""
+    pieces, end = {}, 0
+    with open(path, "rb") as f:
+        while True:
+            try:
+                at = os.lseek(f.fileno(), end, os.SEEK_DATA)
+            except OSError as error:
+                assert error.errno == errno.ENXIO
+                return pieces
+            end = os.lseek(f.fileno(), at, os.SEEK_HOLE)
+            for offset in range(at, end, MIB):
+                pieces[offset] = os.pread(f.fileno(), min(MIB, end - offset), offset)
 
 
 class Client:
