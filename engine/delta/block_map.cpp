@@ -112,10 +112,9 @@ bool BlockMap::try_hold(ChunkIndex chunk, BlockMask mask, MapWord& before) {
   return true;
 }
 
-std::optional<MapWord> BlockMap::hold_now(ChunkIndex chunk, BlockMask mask) {
+bool BlockMap::hold_now(ChunkIndex chunk, BlockMask mask) {
   MapWord before = 0;
-  if (!try_hold(chunk, mask, before)) return std::nullopt;
-  return before;
+  return try_hold(chunk, mask, before);
 }
 
 bool BlockMap::HoldAwaiter::await_suspend(std::coroutine_handle<> h) {

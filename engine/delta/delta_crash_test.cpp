@@ -98,6 +98,42 @@ TEST_CASE("after a power cut at any moment each sector holds what was flushed la
   }
 }
 
+namespace {
+/// Block 0 is flushed with its bytes in the record, then with so many others that the data file is
+/// synced.
+Task<void> flush_small_then_large(SimDisk* disk) {
+  PatternSource below;
+  Delta::CreateOptions options{test_uuid(4), 4096 * kBlockSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  const std::vector<std::byte> first(kBlockSize, std::byte{1});
+  const std::vector<std::byte> many((kSmallFlushBlocks + 1) * kBlockSize, std::byte{2});
+  must(co_await delta->write(ByteOffset(0), first, below, Delta::Durability::kDurable));
+  CHECK(delta->stats().syncs == 0);
+  must(co_await delta->write(ByteOffset(0), many, below, Delta::Durability::kDurable));
+  CHECK(delta->stats().syncs == 1);
+  CHECK(delta->stats().checkpoints == 0);
+  disk->freeze_after(0);
+  auto closed = co_await delta->close();
+  (void)closed;
+}
+
+Task<void> read_first_block(SimDisk* disk, std::vector<std::byte>* out) {
+  auto delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
+  must(co_await delta->read(ByteOffset(0), *out));
+  must(co_await delta->close());
+}
+}  // namespace
+
+TEST_CASE("blocks that small flushes recorded are not replayed over those of a large one") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(flush_small_then_large(&disk));
+  disk.crash_all_lost();
+  std::vector<std::byte> block(kBlockSize);
+  loop.run(read_first_block(&disk, &block));
+  CHECK(block == std::vector<std::byte>(kBlockSize, std::byte{2}));
+}
+
 TEST_CASE("power cuts in long runs, which pass through many checkpoints and a compaction") {
   const std::uint64_t seed = test_seed("delta power cuts, long") % 1000000;
   for (std::uint64_t i = 0; i < 4; ++i) {

@@ -200,15 +200,13 @@ Task<void> DeltaImpl::gather_some(Gathering* g) {
     const auto bytes = static_cast<std::size_t>(std::popcount(change.data)) * kBlockSize;
     std::span<std::byte> out = g->out.first(bytes);
     g->out = g->out.subspan(bytes);
-    // Rule Blocks: held, so that no write is under way in what is read. A block that is being
-    // written, or was trimmed since it was taken, is not waited for: the large path will do.
+    // Rule Blocks: held, so that no write is under way in what is read. A block that is busy is not
+    // waited for: the large path will do. One that was trimmed since it was taken reads zero.
     const ChunkIndex chunk(change.chunk);
-    const auto word = blocks_->hold_now(chunk, change.data);
-    if (!word) {
+    if (!blocks_->hold_now(chunk, change.data)) {
       g->well = false;
       break;
     }
-    if ((change.data & ~data_of(*word)) != 0) g->well = false;
     for (BlockRun run = next_run(change.data, 0); run.count != 0 && g->well;
          run = next_run(change.data, run.first + run.count)) {
       const auto place = out.first(run.count * kBlockSize);
