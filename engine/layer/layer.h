@@ -15,6 +15,7 @@
 
 #include "snap/digest.h"
 #include "snap/file.h"
+#include "snap/limits.h"
 #include "snap/result.h"
 #include "snap/task.h"
 #include "snap/units.h"
@@ -58,14 +59,15 @@ class LayerWriter {
     int zstd_level = 3;
     /// Nothing lies below this layer, so zero blocks need no mark: they are left out.
     bool bottom = false;
+    std::uint64_t sync_every = kLayerSyncBytes;  ///< bytes after which a sync begins
   };
   struct Written {
     LayerInfo info;
     BlobDigest blob;  ///< SHA-256 of the file's bytes
   };
 
-  /// `out` is empty and open for writing, and outlives the writer.
-  LayerWriter(File& out, Options options);
+  /// `out` is empty and open for writing. It may stay open for a moment longer than the writer.
+  LayerWriter(std::shared_ptr<File> out, Options options);
   ~LayerWriter();
 
   /// Adds a chunk; chunks come in ascending order (InvalidArgument otherwise). `blocks` holds

@@ -49,7 +49,7 @@ Task<void> write_one(Directory& dir, const Bytes& source, std::uint64_t total, E
   options.virtual_size = total;
   options.encoding = encoding;
   const auto start = Clock::now();
-  LayerWriter writer(*file, options);
+  LayerWriter writer(std::move(file), options);
   Bytes chunk(kChunkSize);
   for (std::uint64_t at = 0; at < total; at += kChunkSize) {
     std::memcpy(chunk.data(), source.data() + at % source.size(), kChunkSize);

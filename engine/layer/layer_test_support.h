@@ -42,8 +42,8 @@ class MemoryFile final : public File {
         break;
       case IoOpcode::kSync:
       case IoOpcode::kDataSync:
-        op.result = 0;
         ++syncs;
+        op.result = syncs == fail_sync ? -EIO : 0;
         break;
       default:
         op.result = -EINVAL;
@@ -74,6 +74,7 @@ class MemoryFile final : public File {
   std::size_t read_bytes = 0;
   std::size_t largest_write = 0;
   std::size_t syncs = 0;
+  std::size_t fail_sync = 0;                        ///< EIO for this sync, counted from 1
   std::uint64_t fail_write_at = ~std::uint64_t{0};  ///< ENOSPC from this offset on
   /// Pretends a file of this size that ends as the bytes do and is a hole before them.
   std::uint64_t claimed_size = 0;
@@ -195,9 +196,14 @@ inline std::map<std::uint64_t, Expected> model_of(const std::vector<TestChunk>& 
   return model;
 }
 
+/// A file of the caller's, for a writer that is done with it when its calls are.
+inline std::shared_ptr<File> borrowed(File& file) {
+  return {std::shared_ptr<void>(), &file};
+}
+
 inline Task<Result<LayerWriter::Written>> write_layer(File& file, LayerWriter::Options options,
                                                       const std::vector<TestChunk>& chunks) {
-  LayerWriter writer(file, options);
+  LayerWriter writer(borrowed(file), options);
   for (const TestChunk& c : chunks) {
     auto added = co_await writer.add(ChunkIndex(c.chunk), c.data, c.zero, c.blocks);
     if (!added) co_return added.error();

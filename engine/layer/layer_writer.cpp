@@ -5,8 +5,12 @@
 // more, in order, for the blob digest. So two cores hash at the same time and the loop's thread
 // only copies.
 //
-// What runs in the background only computes, on batches that it shares: it touches neither the file
-// nor the writer. So a writer may be destroyed at any time that no call on it is under way.
+// The file is synced as it grows, so that the disk works while helpers hash, and the sync at the
+// end finds little left: the writer is bound by the processor, a copy of the same bytes by the
+// disk.
+//
+// What runs in the background shares what it works on (batches, the file, SyncState) and never
+// touches the writer. So a writer may be destroyed at any time that no call on it is under way.
 //
 // Memory: three batches of kLayerBatchBytes (three times that for zstd), the share table, and 64
 // bytes for each entry of the chunk table (1 MiB a GiB of data), which can be written only last.
@@ -56,11 +60,26 @@ Task<void> hash_for_blob(BatchPtr batch, BlobHash blob) {
   batch->reading.done();
 }
 
+/// The sync that runs in the background, one at a time, and what became of it and those before.
+struct SyncState {
+  WaitGroup running;
+  bool busy = false;
+  std::optional<Error> failed;
+};
+
+Task<void> sync_written(std::shared_ptr<File> file, std::shared_ptr<SyncState> state) {
+  auto synced = co_await data_sync(*file);
+  if (!synced) state->failed = synced.error();
+  state->busy = false;
+  state->running.done();
+}
+
 }  // namespace
 
 class LayerWriter::Impl {
  public:
-  Impl(File& out, Options options) : out_(out), options_(options) {
+  Impl(std::shared_ptr<File> out, Options options)
+      : file_(std::move(out)), out_(*file_), options_(options) {
     for (auto* batch : {&filling_, &hashing_, &written_})
       *batch = std::make_shared<LayerBatch>(options_);
   }
@@ -157,11 +176,22 @@ class LayerWriter::Impl {
       SNAP_CO_RETURN_IF_ERROR(wrote);
     }
     if (position_ == begin) co_return Result<void>{};
-    // The disk works while the next batches are hashed, and the sync at the end finds little left.
     auto writeback = start_writeback(out_, ByteOffset(begin), position_ - begin);
     auto begun = co_await writeback;
-    static_cast<void>(begun);  // a hint: that sync tells of what could not be written
-    co_return Result<void>{};
+    static_cast<void>(begun);  // a hint: a sync tells of what could not be written
+    co_return sync_in_background();
+  }
+
+  /// Begins a sync of what is written so far, if it is much and none is under way. Tells of those
+  /// that failed: such bytes count as lost, whatever a later sync says.
+  Result<void> sync_in_background() {
+    if (syncs_->failed) return *syncs_->failed;
+    if (syncs_->busy || position_ - sync_begun_ < options_.sync_every) return {};
+    sync_begun_ = position_;
+    syncs_->busy = true;
+    syncs_->running.add();
+    EventLoop::current()->spawn(sync_written(file_, syncs_));
+    return {};
   }
 
   Task<Result<void>> begin_file() {
@@ -242,6 +272,8 @@ class LayerWriter::Impl {
     close_slice();
     auto wrote = co_await write_tail();
     SNAP_CO_RETURN_IF_ERROR(wrote);
+    co_await syncs_->running.wait();
+    if (syncs_->failed) co_return *syncs_->failed;
     auto synced = co_await full_sync(out_);
     SNAP_CO_RETURN_IF_ERROR(synced);
     co_return Written{footer_.info, BlobDigest{blob_->finish()}};
@@ -273,8 +305,11 @@ class LayerWriter::Impl {
     co_return put_footer;
   }
 
+  std::shared_ptr<File> file_;
   File& out_;
   Options options_;
+  std::shared_ptr<SyncState> syncs_ = std::make_shared<SyncState>();
+  std::uint64_t sync_begun_ = 0;  // position_ when the last one began
   std::optional<Error> failed_;
   BatchPtr filling_;
   BatchPtr hashing_;
@@ -291,8 +326,8 @@ class LayerWriter::Impl {
   std::vector<Sha256> slice_contents_;
 };
 
-LayerWriter::LayerWriter(File& out, Options options)
-    : impl_(std::make_unique<Impl>(out, options)) {}
+LayerWriter::LayerWriter(std::shared_ptr<File> out, Options options)
+    : impl_(std::make_unique<Impl>(std::move(out), options)) {}
 LayerWriter::~LayerWriter() = default;
 
 Task<Result<void>> LayerWriter::add(ChunkIndex chunk, BlockMask data, BlockMask zero,

@@ -153,7 +153,7 @@ namespace {
 
 Task<void> refuse_bad_adds(Bytes* bytes) {
   MemoryFile file(*bytes);
-  LayerWriter writer(file, sized(3 * kChunkSize));
+  LayerWriter writer(borrowed(file), sized(3 * kChunkSize));
   const Bytes block = repeated(1, 5);
   must(co_await writer.add(ChunkIndex(1), 1, 0, block));
   struct Bad {
@@ -200,7 +200,7 @@ Task<Result<LayerWriter::Written>> write_with_late_size(Bytes* bytes, std::uint6
   MemoryFile file(*bytes);
   LayerWriter::Options options = sized(kMaxVolumeSize);
   options.bottom = true;
-  LayerWriter writer(file, options);
+  LayerWriter writer(borrowed(file), options);
   for (const TestChunk& c : *chunks)
     must(co_await writer.add(ChunkIndex(c.chunk), c.data, c.zero, c.blocks));
   writer.set_virtual_size(size);
@@ -365,7 +365,7 @@ Task<void> abandon(Bytes* bytes, std::size_t after) {
   MemoryFile file(*bytes);
   LayerWriter::Options options = sized(1u << 30);
   options.encoding = Encoding::kZstd;
-  LayerWriter writer(file, options);
+  LayerWriter writer(borrowed(file), options);
   const Bytes blocks = random_bytes(after, kChunkSize);
   for (std::size_t i = 0; i < after; ++i)
     must(co_await writer.add(ChunkIndex(i), kAllBlocks, 0, blocks));
@@ -373,7 +373,7 @@ Task<void> abandon(Bytes* bytes, std::size_t after) {
 Task<Result<void>> write_over_something(Bytes* bytes) {
   bytes->resize(1);
   MemoryFile file(*bytes);
-  LayerWriter writer(file, sized(1u << 30));
+  LayerWriter writer(borrowed(file), sized(1u << 30));
   auto written = co_await writer.finish();
   if (!written) co_return written.error();
   co_return Result<void>();
@@ -386,6 +386,38 @@ TEST_CASE("a writer may be destroyed while helpers still hash for it") {
     Bytes bytes;
     loop->run(abandon(&bytes, after));
     CHECK(bytes.size() % kBlockSize == 0);
+  }
+}
+
+namespace {
+/// 24 MiB with a sync every 8; the `fail`th sync fails. Counts the syncs.
+Task<Result<LayerWriter::Written>> write_synced(Bytes* bytes, std::size_t fail,
+                                                std::size_t* syncs) {
+  MemoryFile file(*bytes);
+  file.fail_sync = fail;
+  LayerWriter::Options options = sized(1u << 30);
+  options.sync_every = 8u << 20;
+  std::vector<TestChunk> chunks;
+  for (unsigned i = 0; i < 384; ++i)
+    chunks.push_back({i, kAllBlocks, 0, random_bytes(i + 1, kChunkSize)});
+  auto writing = write_layer(file, options, chunks);
+  auto written = co_await std::move(writing);
+  *syncs = file.syncs;
+  co_return written;
+}
+}  // namespace
+
+TEST_CASE("a layer is synced as it grows, and fails whichever of its syncs fails") {
+  std::size_t syncs = 0;
+  Bytes bytes;
+  must(quick_loop()->run(write_synced(&bytes, 0, &syncs)));
+  REQUIRE(syncs >= 3);
+  for (std::size_t fail = 1, all = syncs; fail <= all; ++fail) {
+    INFO("sync " << fail << " of " << all);
+    Bytes part;
+    auto written = quick_loop()->run(write_synced(&part, fail, &syncs));
+    REQUIRE_FALSE(written.has_value());
+    CHECK(written.error().code() == ErrorCode::kIo);
   }
 }
 

@@ -99,7 +99,8 @@ Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, Volume::Parts parts, std
   source.last = parts.sealed.size() - 1;
   source.size = size;
   source.chain = std::move(parts);
-  auto written = co_await pack(std::move(source), **file, std::move(options));
+  auto packing = pack(std::move(source), std::move(*file), std::move(options));
+  auto written = co_await std::move(packing);
   if (!written) co_return written.error();
   co_return PackedLayer{written->info, written->blob};
 }

@@ -50,7 +50,7 @@ Task<Result<PackedLayer>> empty_layer(Scratch& scratch, std::uint64_t size, bool
   auto file = co_await scratch.dir().open(kScratchLayer,
                                           {.write = true, .create = true, .exclusive = true});
   if (!file) co_return file.error();
-  LayerWriter writer(**file, {.virtual_size = size, .bottom = bottom});
+  LayerWriter writer(std::move(*file), {.virtual_size = size, .bottom = bottom});
   auto written = co_await writer.finish();
   if (!written) co_return written.error();
   co_return PackedLayer{written->info, written->blob};

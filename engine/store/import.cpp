@@ -84,10 +84,11 @@ Task<Result<PackedLayer>> write_layer(Directory& dir, ImportSource& source,
                                       const Progress& progress) {
   auto file = co_await dir.open(kScratchLayer, {.write = true, .create = true, .exclusive = true});
   if (!file) co_return file.error();
-  LayerWriter writer(**file, {.virtual_size = source.size().value_or(kMaxVolumeSize),
-                              .encoding = options.compress ? Encoding::kZstd : Encoding::kRaw,
-                              .zstd_level = options.zstd_level,
-                              .bottom = true});
+  LayerWriter writer(std::move(*file),
+                     {.virtual_size = source.size().value_or(kMaxVolumeSize),
+                      .encoding = options.compress ? Encoding::kZstd : Encoding::kRaw,
+                      .zstd_level = options.zstd_level,
+                      .bottom = true});
   auto copied = co_await copy_source(source, writer, progress);
   if (!copied) co_return copied.error();
   if (!source.size()) {

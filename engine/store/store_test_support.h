@@ -31,13 +31,12 @@ inline Task<Result<Image>> add_image(Store& store, std::string name, std::uint8_
   LayerWriter::Options options;
   options.virtual_size = 1u << 20;
   options.bottom = !base.has_value();
-  LayerWriter writer(**file, options);
+  LayerWriter writer(std::move(*file), options);
   const auto bytes = pattern_chunk(fill);
   auto added = co_await writer.add(at, kAllBlocks, 0, bytes);
   if (!added) co_return added.error();
   auto written = co_await writer.finish();
   if (!written) co_return written.error();
-  file->reset();
   auto lock = co_await impl.lock.shared("add an image");
   if (!lock) co_return lock.error();
   auto put = co_await impl.blobs.adopt(scratch->dir(), "layer", written->blob);

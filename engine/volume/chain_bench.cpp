@@ -76,7 +76,7 @@ Task<void> write_layer(Directory& dir, std::string name, std::size_t layer, std:
   auto out = must(co_await dir.open(name, flags));
   LayerWriter::Options options;
   options.virtual_size = kSize;
-  LayerWriter writer(*out, options);
+  LayerWriter writer(std::move(out), options);
   SeededRandom random(layer + 1);
   std::vector<std::byte> bytes(kChunkSize);
   for (std::uint64_t chunk = 0; chunk < kSize / kChunkSize; ++chunk) {

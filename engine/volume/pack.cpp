@@ -108,13 +108,13 @@ void judge(Batch& batch) {
 
 class Packer {
  public:
-  Packer(PackSource& source, File& out, PackOptions options)
+  Packer(PackSource& source, std::shared_ptr<File> out, PackOptions options)
       : levels_(source.last - source.first + 1),
         upper_(upper_parts(source)),
         lower_(lower_parts(source)),
         floor_(upper_floor(source)),
         options_(std::move(options)),
-        writer_(out, writer_options(source, options_)) {}
+        writer_(std::move(out), writer_options(source, options_)) {}
 
   Task<Result<LayerWriter::Written>> run();
 
@@ -360,13 +360,14 @@ Task<Result<LayerWriter::Written>> Packer::run() {
 
 }  // namespace
 
-Task<Result<LayerWriter::Written>> pack(PackSource source, File& out, PackOptions options) {
+Task<Result<LayerWriter::Written>> pack(PackSource source, std::shared_ptr<File> out,
+                                        PackOptions options) {
   if (source.first > source.last || source.last >= source.chain.sealed.size())
     co_return Error(ErrorCode::kInvalidArgument,
                     "the chain has " + std::to_string(source.chain.sealed.size()) +
                         " sealed deltas; " + std::to_string(source.first) + " to " +
                         std::to_string(source.last) + " cannot be packed");
-  Packer packer(source, out, std::move(options));
+  Packer packer(source, std::move(out), std::move(options));
   co_return co_await packer.run();
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "engine/layer/layer.h"
 #include "snap/result.h"
@@ -35,9 +36,10 @@ struct PackOptions {
   std::function<bool()> cancelled;
 };
 
-/// Writes the layer to `out` (empty, open for writing), which outlives the task. InvalidArgument if
-/// the source makes no sense; what Delta, LayerStack and LayerWriter fail with; Cancelled. After an
-/// error `out` holds part of a layer, to be removed.
-Task<Result<LayerWriter::Written>> pack(PackSource source, File& out, PackOptions options);
+/// Writes the layer to `out` (empty, open for writing). InvalidArgument if the source makes no
+/// sense; what Delta, LayerStack and LayerWriter fail with; Cancelled. After an error `out` holds
+/// part of a layer, to be removed.
+Task<Result<LayerWriter::Written>> pack(PackSource source, std::shared_ptr<File> out,
+                                        PackOptions options);
 
 }  // namespace snap

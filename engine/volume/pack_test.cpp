@@ -202,8 +202,8 @@ Task<void> cancelled(Directory& root) {
   PackOptions options;
   options.cancelled = [&asked] { return ++asked == 5; };
   options.progress = [&done](std::uint64_t now, std::uint64_t) { done = now; };
-  auto out = must(co_await root.open("packed", for_write()));
-  auto packed = co_await pack(source, *out, options);
+  std::shared_ptr<File> out = must(co_await root.open("packed", for_write()));
+  auto packed = co_await pack(source, out, options);
   REQUIRE_FALSE(packed.has_value());
   CHECK(packed.error().code() == ErrorCode::kCancelled);
   CHECK(done > 0);
@@ -245,12 +245,12 @@ Task<void> below_is_damaged(Directory& root) {
   PackSource source;
   source.chain = volume->parts();
   source.size = kChunkSize;
-  auto out = must(co_await root.open("packed", for_write()));
-  auto packed = co_await pack(source, *out, {});
+  std::shared_ptr<File> out = must(co_await root.open("packed", for_write()));
+  auto packed = co_await pack(source, out, {});
   REQUIRE_FALSE(packed.has_value());
   CHECK(packed.error().code() == ErrorCode::kCorrupt);
   source.last = 1;
-  packed = co_await pack(source, *out, {});
+  packed = co_await pack(source, out, {});
   REQUIRE_FALSE(packed.has_value());
   CHECK(packed.error().code() == ErrorCode::kInvalidArgument);
   must(co_await volume->close());

@@ -96,7 +96,8 @@ inline Task<std::unique_ptr<Volume>> open_volume(Directory& root, const Record& 
 inline Task<LayerWriter::Written> pack_to(Directory& root, std::string name, PackSource source,
                                           PackOptions options) {
   auto out = must(co_await root.open(name, for_write()));
-  auto written = must(co_await pack(std::move(source), *out, std::move(options)));
+  auto packing = pack(std::move(source), std::move(out), std::move(options));
+  auto written = must(co_await std::move(packing));
   co_return written;
 }
 

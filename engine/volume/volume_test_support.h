@@ -85,7 +85,7 @@ inline Task<std::shared_ptr<Layer>> make_layer(
     LayerWriter::Options options;
     options.virtual_size = spec.virtual_size;
     options.encoding = spec.encoding;
-    LayerWriter writer(*out, options);
+    LayerWriter writer(std::move(out), options);
     for (auto it = spec.blocks.begin(); it != spec.blocks.end();) {
       const std::uint64_t chunk = it->first / kBlocksPerChunk;
       BlockMask data = 0;

@@ -28,7 +28,8 @@ inline constexpr std::size_t kMaxStoredChunk = 65536;  ///< a compressed chunk i
 inline constexpr std::size_t kDecompressedCacheBytes = 64u << 20;  ///< a process
 inline constexpr std::size_t kSliceCacheBytes = 16u << 20;         ///< decoded slices, a process
 inline constexpr std::size_t kLayerBatchBytes = 4u << 20;          ///< a writer holds three batches
-inline constexpr std::size_t kLayerPieceBytes = 1u << 20;  ///< one write or read of a layer file
+inline constexpr std::size_t kLayerPieceBytes = 1u << 20;     ///< one write or read of a layer file
+inline constexpr std::uint64_t kLayerSyncBytes = 128u << 20;  ///< a writer syncs as it goes
 /// An entry may share the stored bytes of one of this many stored before it.
 inline constexpr std::size_t kShareWindow = 131072;
 
