@@ -39,7 +39,11 @@ BlockMap::~BlockMap() {
   if (table_ == nullptr) return;
   const std::uint64_t end = leaves_end_.load();
   for (std::uint64_t i = next_bit(leaves_, 0, end); i < end; i = next_bit(leaves_, i + 1, end))
-    delete table_[i].load();
+    free_leaf(table_[i].load());
+}
+
+void BlockMap::free_leaf(Leaf* leaf) const noexcept {
+  if (live_ == nullptr || !live_->owns(leaf)) delete leaf;
 }
 
 std::uint64_t BlockMap::next_bit(const std::atomic<std::uint64_t>* bits, std::uint64_t from,
@@ -85,7 +89,9 @@ std::optional<ChunkIndex> BlockMap::last_data() const noexcept {
 Result<void> BlockMap::touch(ChunkIndex chunk) {
   const std::uint64_t index = chunk.value / kLeafChunks;
   if (table_[index].load(std::memory_order_acquire) != nullptr) return {};
-  std::unique_ptr<Leaf> leaf(new (std::nothrow) Leaf);
+  // Its zero bytes are an empty leaf; for all who are about to make this one they are the same.
+  Leaf* leaf = live_ != nullptr ? static_cast<Leaf*>(live_->leaf(index)) : nullptr;
+  if (leaf == nullptr) leaf = new (std::nothrow) Leaf;
   if (leaf == nullptr) {
     return Error(ErrorCode::kOutOfMemory,
                  "no memory for the block map of chunk " + std::to_string(chunk.value));
@@ -98,7 +104,7 @@ Result<void> BlockMap::touch(ChunkIndex chunk) {
   }
   Leaf* expected = nullptr;
   // Who loses the race uses the winner's leaf.
-  if (table_[index].compare_exchange_strong(expected, leaf.get())) (void)leaf.release();
+  if (!table_[index].compare_exchange_strong(expected, leaf)) free_leaf(leaf);
   return {};
 }
 
@@ -280,6 +286,49 @@ bool BlockMap::list_some(ChunkIndex* from, std::vector<Change>& out) const {
     *from = *chunk + 1;
   }
   return true;
+}
+
+// ---- Live map
+
+Result<std::unique_ptr<LiveMap>> BlockMap::make_live(const LivePlace& place, LiveMap::Token token) {
+  return LiveMap::make(place, token, kLeaves, sizeof(Leaf));
+}
+
+void BlockMap::go_live(std::unique_ptr<LiveMap> live) {
+  const std::uint64_t end = leaves_end_.load();
+  live_ = std::move(live);
+  for (std::uint64_t i = next_bit(leaves_, 0, end); i < end; i = next_bit(leaves_, i + 1, end)) {
+    Leaf* from = table_[i].load();
+    if (from == nullptr) continue;
+    auto* to = static_cast<Leaf*>(live_->leaf(i));
+    if (to == nullptr) return;
+    for (std::size_t w = 0; w < to->words.size(); ++w)
+      to->words[w].store(from->words[w].load());
+    for (std::size_t w = 0; w < to->dirty.size(); ++w)
+      to->dirty[w].store(from->dirty[w].load());
+    table_[i].store(to);
+    free_leaf(from);
+  }
+  live_->count();
+}
+
+Result<std::optional<std::vector<Change>>> BlockMap::read_live(const LivePlace& place,
+                                                               LiveMap::Token token) {
+  std::vector<Change> changes;
+  const auto take = [&changes](std::uint64_t index, const void* memory) -> Result<void> {
+    const auto* leaf = static_cast<const Leaf*>(memory);
+    for (std::size_t w = 0; w < leaf->words.size(); ++w) {
+      const MapWord word = leaf->words[w].load();
+      if (!present(word)) continue;
+      changes.push_back(
+          {static_cast<std::uint32_t>(index * kLeafChunks + w), data_of(word), zero_of(word)});
+    }
+    return {};
+  };
+  auto counted = LiveMap::read(place, token, kLeaves, sizeof(Leaf), take);
+  SNAP_RETURN_IF_ERROR(counted);
+  if (!*counted) return std::optional<std::vector<Change>>();
+  return std::optional(std::move(changes));
 }
 
 }  // namespace snap

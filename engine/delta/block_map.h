@@ -6,8 +6,9 @@
 //   bits 48-63  dirty  written or zeroed since the last capture
 //
 // Two levels: a table of 2^23 leaf pointers in an anonymous mapping that costs nothing until it is
-// touched, and leaves of 512 chunks (32 MiB of volume). A leaf is never removed while the map
-// lives, so readers take no lock and no reference. Only blocks in neither mask are absent.
+// touched, and leaves of 512 chunks (32 MiB of volume), on the heap or in a live map. A leaf is
+// never removed while the map lives, so readers take no lock and no reference. Only blocks in
+// neither mask are absent.
 //
 // Invariants: a data bit is set after the block's bytes were written completely. busy is held by
 // exactly one operation; the holder alone changes the block's data and zero bits.
@@ -25,6 +26,7 @@
 
 #include "engine/base/lazy_memory.h"
 #include "engine/delta/delta_format.h"
+#include "engine/delta/live_map.h"
 #include "engine/io/sync.h"
 #include "snap/result.h"
 #include "snap/units.h"
@@ -120,6 +122,19 @@ class BlockMap {
   /// Appends all that is present in some leaves from `*from` on; false once there is no more.
   bool list_some(ChunkIndex* from, std::vector<Change>& out) const;
 
+  // ---- Live map, while no operation is in flight
+
+  /// Moves all leaves there, where those that come later go too. If tmpfs is full they stay, and
+  /// the live map does not count.
+  void go_live(std::unique_ptr<LiveMap> live);
+  /// Null if there is none.
+  LiveMap* live() const noexcept { return live_.get(); }
+  static Result<std::unique_ptr<LiveMap>> make_live(const LivePlace& place, LiveMap::Token token);
+  /// All that is present in the live map that a process left which died; nothing if there is none
+  /// that counts. OutOfMemory.
+  static Result<std::optional<std::vector<Change>>> read_live(const LivePlace& place,
+                                                              LiveMap::Token token);
+
   std::uint64_t data_blocks() const noexcept { return data_blocks_.load(); }
   std::uint64_t zero_blocks() const noexcept { return zero_blocks_.load(); }
   std::uint64_t dirty_chunks() const noexcept { return dirty_chunks_.load(); }
@@ -149,6 +164,7 @@ class BlockMap {
   Shard& shard(ChunkIndex chunk) { return shards_[chunk.value % kShards]; }
   bool try_hold(ChunkIndex chunk, BlockMask mask, MapWord& before);
   void wake(ChunkIndex chunk);
+  void free_leaf(Leaf* leaf) const noexcept;
   void mark_dirty(ChunkIndex chunk);
   void count(MapWord before, MapWord after);
   void capture_leaf(std::uint64_t leaf_index, std::vector<Change>& out);
@@ -156,6 +172,7 @@ class BlockMap {
   static std::uint64_t next_bit(const std::atomic<std::uint64_t>* bits, std::uint64_t from,
                                 std::uint64_t end);
 
+  std::unique_ptr<LiveMap> live_;
   LazyMemory table_memory_, leaves_memory_, dirty_memory_;
   std::atomic<Leaf*>* table_ = nullptr;
   std::atomic<std::uint64_t>* leaves_ = nullptr;  ///< one bit a leaf that exists or is made

@@ -311,6 +311,7 @@ Task<Result<void>> DeltaImpl::close() {
   if (!emptied && emptied.error().code() != ErrorCode::kNoSpace) co_return fail(emptied.error());
   extending_ = false;
   extended_.store(0);
+  if (const LiveMap* live = blocks_->live()) LiveMap::remove(live->place());
   co_return Result<void>();
 }
 

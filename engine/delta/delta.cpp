@@ -61,8 +61,10 @@ Task<Result<std::unique_ptr<Delta>>> Delta::create(std::unique_ptr<Directory> di
   auto log = std::make_unique<Journal>(std::move(*journal), options.id, secret, 0);
   DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
                          std::move(log)};
-  std::unique_ptr<Delta> delta = std::make_unique<DeltaImpl>(std::move(files));
-  co_return std::move(delta);
+  auto delta = std::make_unique<DeltaImpl>(std::move(files));
+  co_await delta->go_live(std::move(options.live_folder));
+  std::unique_ptr<Delta> out = std::move(delta);
+  co_return std::move(out);
 }
 
 DeltaImpl::DeltaImpl(Files files)

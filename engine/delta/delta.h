@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "engine/base/uuid.h"
 #include "snap/file.h"
@@ -42,7 +43,8 @@ class Delta {
  public:
   struct CreateOptions {
     Uuid id;
-    std::uint64_t size = 0;  ///< bytes that it may address; at most kMaxVolumeSize
+    std::uint64_t size = 0;   ///< bytes that it may address; at most kMaxVolumeSize
+    std::string live_folder;  ///< as of open()
   };
   enum class Mode {
     kReadWrite,  ///< recovers, then takes writes
@@ -65,8 +67,13 @@ class Delta {
   static Task<Result<std::unique_ptr<Delta>>> create(std::unique_ptr<Directory> dir,
                                                      CreateOptions options);
   /// Opens and recovers (docs/durability.md, Recovery). Corrupt names file, offset and what was
-  /// found.
-  static Task<Result<std::unique_ptr<Delta>>> open(std::unique_ptr<Directory> dir, Mode mode);
+  /// found. `live_folder`: on tmpfs, where the live map goes while the delta is open to write, so
+  /// that the death of this process loses nothing that was answered; empty: no live map.
+  static Task<Result<std::unique_ptr<Delta>>> open(std::unique_ptr<Directory> dir, Mode mode,
+                                                   std::string live_folder = {});
+  /// Takes away the live map that a dead process left of the delta in `dir`, which is to be
+  /// removed.
+  static Task<void> forget_live(Directory& dir, Uuid id, std::string live_folder);
   virtual ~Delta() = default;
 
   virtual const Uuid& id() const noexcept = 0;
@@ -114,6 +121,9 @@ class Delta {
   virtual void stop(const Error& why) = 0;
   /// Why the delta takes no more writes (a sync failed, or stop()), if so.
   virtual std::optional<Error> failure() const = 0;
+  /// Why the death of this process may lose answered writes that no flush covered, if so: a live
+  /// map was asked for and could not be made. Nothing fails for that.
+  virtual const std::optional<Error>& live_trouble() const noexcept = 0;
 };
 
 }  // namespace snap

@@ -31,6 +31,14 @@ Task<void> put_file(Directory* dir, std::string name, const Bytes* bytes, std::u
   if (size != 0) must(co_await file->truncate(size));
 }
 
+/// What a journal has with the zeros of its areas, which the tests leave away.
+std::uint64_t whole_size(const Bytes& journal) {
+  const auto header = decode_journal_header(
+      std::span(journal).first(std::min(journal.size(), kDeltaHeaderBytes)), "");
+  if (!header || journal.size() <= kDeltaHeaderBytes) return journal.size();
+  return kDeltaHeaderBytes + 2 * header->area_length;
+}
+
 /// A disk with a delta of these files in its root. The data file has its size and no bytes.
 std::unique_ptr<SimDisk> disk_with(const Files& files, std::uint64_t data_size) {
   auto disk = std::make_unique<SimDisk>();
@@ -39,7 +47,7 @@ std::unique_ptr<SimDisk> disk_with(const Files& files, std::uint64_t data_size) 
   const Bytes nothing;
   loop.run(put_file(root.get(), "data", &nothing, data_size));
   for (const auto& [name, bytes] : files)
-    loop.run(put_file(root.get(), name, &bytes, 0));
+    loop.run(put_file(root.get(), name, &bytes, name == "journal" ? whole_size(bytes) : 0));
   return disk;
 }
 
@@ -250,6 +258,19 @@ TEST_CASE("after a crash only damage of the last record looks like a torn write"
   CHECK(journal.wrong == 0);
   CHECK(journal.step_back == kFrameAlign);
   CHECK(journal.refused + journal.harmless == files.at("journal").size() - kFrameAlign);
+}
+
+TEST_CASE("a journal with a record that ends before its areas do was cut short") {
+  std::vector<Contents> steps;
+  const Files files = small_files(false, &steps);
+  auto disk = disk_with(files, kSmallSize);
+  SimLoop loop(1);
+  auto root = disk->root();
+  loop.run(put_file(root.get(), "journal", &files.at("journal"), files.at("journal").size()));
+  Contents out;
+  loop.run(read_contents(disk.get(), Delta::Mode::kReadWrite, &out));
+  REQUIRE(out.refused);
+  CHECK(out.refused->message().find("it was cut short") != std::string::npos);
 }
 
 TEST_CASE("heads and headers that lie about lengths are refused before anything is allocated") {

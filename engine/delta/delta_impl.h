@@ -29,6 +29,7 @@ inline constexpr const char* kDataName = "data";
 inline constexpr const char* kMapName = "map";
 inline constexpr const char* kMapNewName = "map.new";  ///< a compaction being written, or its space
 inline constexpr const char* kJournalName = "journal";
+inline constexpr const char* kRunName = "run";  ///< the live map's token
 
 class DeltaImpl final : public Delta {
  public:
@@ -59,11 +60,15 @@ class DeltaImpl final : public Delta {
   Stats stats() const override;
   void stop(const Error& why) override { (void)fail(why); }
   std::optional<Error> failure() const override;
+  const std::optional<Error>& live_trouble() const noexcept override { return live_trouble_; }
 
   // ---- For open()
 
-  /// Applies what the journal held beyond the map, and makes it durable in the map.
-  Task<Result<void>> recover();
+  /// Applies what the journal held beyond the map, and makes it durable in the map. With `live`,
+  /// all that a dead process knew, whose data is synced: that in place of the journal's blocks.
+  Task<Result<void>> recover(std::optional<std::vector<Change>> live);
+  /// Last, before anything is served.
+  Task<void> go_live(std::string folder);
 
  private:
   /// The rest of a write of many pieces, shared by those who work on it.
@@ -95,6 +100,10 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> hold_for_zero(std::uint64_t begin, std::uint64_t end, bool* any_data);
   Task<Result<void>> write_zero_bytes(std::uint64_t begin, std::uint64_t end, BlockSource& below);
   std::uint64_t end_of_blocks(std::uint64_t end) const;
+
+  // recovery.cpp
+  /// Applies what the live map knows beyond map and journal, and gives that.
+  Result<std::vector<Change>> take_live(std::vector<Change> live);
 
   // flush.cpp
   void mark(std::atomic<std::uint64_t>& epoch_of_last);
@@ -172,6 +181,7 @@ class DeltaImpl final : public Delta {
   std::uint64_t tail_reserved_ = 0;                ///< bytes behind map_'s end; checkpoint_lock_
   std::uint64_t compact_above_ = 0;  ///< an abandoned compaction is not tried again below this
 
+  std::optional<Error> live_trouble_;
   mutable std::mutex failure_lock_;
   std::optional<Error> failure_;
   std::atomic<bool> failed_{false};

@@ -41,6 +41,8 @@ void DeltaImpl::mark(std::atomic<std::uint64_t>& epoch_of_last) {
 Error DeltaImpl::fail(const Error& error) {
   std::lock_guard guard(failure_lock_);
   if (!failure_) failure_ = error;
+  // Rule Fault: the page cache may hold what is not on the disk and looks as if it were.
+  if (blocks_->live() != nullptr) blocks_->live()->discount();
   failed_.store(true, std::memory_order_release);
   return *failure_;
 }

@@ -285,6 +285,13 @@ Task<Result<JournalTail>> Journal::scan(std::uint64_t through, std::uint64_t vol
                                              ", header at 0: damaged, and records follow; "
                                              "restore the volume from a backup");
   }
+  // The areas are stable, zeros in their whole length, before the first record is written.
+  if (!found->empty() && stat->size < area_begin(2)) {
+    co_return Error(ErrorCode::kCorrupt,
+                    file_->path() + " ends at " + std::to_string(stat->size) + " of " +
+                        std::to_string(area_begin(2)) +
+                        ": it was cut short; restore the volume from a backup");
+  }
   auto tail = co_await check_records(*found, through, volume_size);
   SNAP_CO_RETURN_IF_ERROR(tail);
   co_return std::move(*tail);

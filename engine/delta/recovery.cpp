@@ -1,6 +1,7 @@
 // Opening a delta (docs/durability.md, Recovery): the map's segments, then the journal's records
 // that continue from the last segment. A gap is damage and refused; a torn end is cut off. What was
-// found is durable in the map before anything is served.
+// found is durable in the map before anything is served. Where a process died on the same boot, its
+// live map is taken in place of what the records carry.
 #include <algorithm>
 #include <bit>
 
@@ -39,7 +40,6 @@ Task<Result<void>> settle(Directory& dir, File& data, File& map) {
   co_return Result<void>();
 }
 
-/// A data file that ends before a block that the map knows has lost it.
 /// A data file that ends before a block of `blocks`, or before `synced_end`, has lost it. Blocks
 /// that only records of the journal carry are in neither.
 Task<Result<void>> check_data_size(File& data, const BlockMap& blocks, std::uint64_t synced_end) {
@@ -90,7 +90,42 @@ Task<Result<std::unique_ptr<Delta>>> open_sealed(std::unique_ptr<Directory> dir)
   co_return std::move(delta);
 }
 
-Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> dir) {
+/// What opening leaves in the file `run`, or nothing.
+Task<std::optional<LiveMap::Token>> read_token(Directory& dir) {
+  LiveMap::Token token;
+  auto file = co_await dir.open(kRunName, OpenFlags{});
+  if (!file) co_return std::nullopt;
+  auto got =
+      co_await read_exact(**file, std::as_writable_bytes(std::span(token.bytes)), ByteOffset(0));
+  if (!got) co_return std::nullopt;
+  co_return token;
+}
+
+/// In place and not synced: it is for who opens the delta on this boot. On a full disk it still
+/// goes over the one before.
+Task<Result<void>> write_token(Directory& dir, LiveMap::Token token) {
+  OpenFlags flags;
+  flags.write = flags.create = true;
+  auto file = co_await dir.open(kRunName, flags);
+  SNAP_CO_RETURN_IF_ERROR(file);
+  auto written = co_await write_all(**file, std::as_bytes(std::span(token.bytes)), ByteOffset(0));
+  co_return written;
+}
+
+/// What the process knew that had the delta open last, if it died on this boot and its live map
+/// counts.
+Task<Result<std::optional<std::vector<Change>>>> read_live(Directory& dir,
+                                                           std::optional<LivePlace> place) {
+  if (!place) co_return std::optional<std::vector<Change>>();
+  const auto token = co_await read_token(dir);
+  if (!token) co_return std::optional<std::vector<Change>>();
+  auto reading = offload([&] { return BlockMap::read_live(*place, *token); });
+  auto live = co_await reading;
+  co_return live;
+}
+
+Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> dir,
+                                                   std::string live_folder) {
   auto data = co_await open_part(*dir, kDataName, true);
   SNAP_CO_RETURN_IF_ERROR(data);
   auto map_file = co_await open_part(*dir, kMapName, true);
@@ -101,39 +136,101 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
   to_write.write = true;
   auto journal_files = co_await Journal::open(*dir, kJournalName, to_write);
   SNAP_CO_RETURN_IF_ERROR(journal_files);
-  auto settled = co_await settle(*dir, **data, **map_file);
-  SNAP_CO_RETURN_IF_ERROR(settled);
-  auto gone = co_await dir->unlink(kMapNewName);
-  if (!gone && gone.error().code() != ErrorCode::kNotFound) co_return gone.error();
   auto blocks = BlockMap::make();
   SNAP_CO_RETURN_IF_ERROR(blocks);
   auto map = co_await MapFile::load(std::move(*map_file), **blocks, true);
   SNAP_CO_RETURN_IF_ERROR(map);
+  std::optional<LivePlace> place;
+  if (!live_folder.empty()) {
+    auto found = live_place(live_folder, map->id(), **data);
+    if (found) place = *found;  // else go_live() tells why not
+  }
+  auto settled = co_await settle(*dir, **data, map->file());
+  if (!settled && place) LiveMap::remove(*place);  // rule Fault: its blocks may be lost
+  SNAP_CO_RETURN_IF_ERROR(settled);
+  auto live = co_await read_live(*dir, place);
+  SNAP_CO_RETURN_IF_ERROR(live);
+  auto gone = co_await dir->unlink(kMapNewName);
+  if (!gone && gone.error().code() != ErrorCode::kNotFound) co_return gone.error();
   auto journal = std::make_unique<Journal>(std::move(*journal_files), map->id(), map->secret(),
                                            map->point().through);
   DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
                          std::move(journal)};
   auto delta = std::make_unique<DeltaImpl>(std::move(files));
-  auto recovered = co_await delta->recover();
+  auto recovered = co_await delta->recover(std::move(*live));
   SNAP_CO_RETURN_IF_ERROR(recovered);
+  co_await delta->go_live(std::move(live_folder));
   std::unique_ptr<Delta> out = std::move(delta);
   co_return std::move(out);
 }
 
 }  // namespace
 
-Task<Result<std::unique_ptr<Delta>>> Delta::open(std::unique_ptr<Directory> dir, Mode mode) {
+Task<Result<std::unique_ptr<Delta>>> Delta::open(std::unique_ptr<Directory> dir, Mode mode,
+                                                 std::string live_folder) {
   if (mode == Mode::kSealed) {
     auto sealed = co_await open_sealed(std::move(dir));
     SNAP_CO_RETURN_IF_ERROR(sealed);
     co_return std::move(*sealed);
   }
-  auto opened = co_await open_writable(std::move(dir));
+  auto opened = co_await open_writable(std::move(dir), std::move(live_folder));
   SNAP_CO_RETURN_IF_ERROR(opened);
   co_return std::move(*opened);
 }
 
-Task<Result<void>> DeltaImpl::recover() {
+Task<void> Delta::forget_live(Directory& dir, Uuid id, std::string live_folder) {
+  if (live_folder.empty()) co_return;
+  auto data = co_await dir.open(kDataName, OpenFlags{});
+  if (!data) co_return;
+  auto place = live_place(live_folder, id, **data);
+  if (place) LiveMap::remove(*place);
+}
+
+Task<void> DeltaImpl::go_live(std::string folder) {
+  if (folder.empty()) {
+    // What an earlier process left counts no longer once this one changes something.
+    auto gone = co_await dir_->unlink(kRunName);
+    (void)gone;
+    co_return;
+  }
+  SystemRandom random;
+  const LiveMap::Token token = LiveMap::Token::make(random);
+  auto written = co_await write_token(*dir_, token);
+  if (!written) {
+    live_trouble_ = written.error();
+    co_return;
+  }
+  auto place = live_place(folder, id_, *data_);
+  if (!place) {
+    live_trouble_ = place.error();
+    co_return;
+  }
+  auto live = BlockMap::make_live(*place, token);
+  if (!live) {
+    live_trouble_ = live.error();
+    co_return;
+  }
+  blocks_->go_live(std::move(*live));
+  if (blocks_->live()->counts()) co_return;
+  live_trouble_ = Error(ErrorCode::kNoSpace, "no space left in " + folder);
+}
+
+Result<std::vector<Change>> DeltaImpl::take_live(std::vector<Change> live) {
+  clip_changes(live, size());
+  std::vector<Change> changes;
+  for (Change change : live) {
+    const MapWord known = blocks_->word(ChunkIndex(change.chunk));
+    change.data &= static_cast<BlockMask>(~data_of(known));
+    change.zero &= static_cast<BlockMask>(~zero_of(known));
+    if ((change.data | change.zero) == 0) continue;
+    auto restored = blocks_->restore(change);
+    SNAP_RETURN_IF_ERROR(restored);
+    changes.push_back(change);
+  }
+  return changes;
+}
+
+Task<Result<void>> DeltaImpl::recover(std::optional<std::vector<Change>> live) {
   auto tail = co_await journal_->scan(map_.point().through, size());
   SNAP_CO_RETURN_IF_ERROR(tail);
   // Numbers of segments never go back, so a header of any age holds.
@@ -150,10 +247,16 @@ Task<Result<void>> DeltaImpl::recover() {
     auto restored = blocks_->restore(change);
     SNAP_CO_RETURN_IF_ERROR(restored);
   }
+  std::vector<Change> changes = std::move(tail->changes);
+  if (live) {
+    auto more = take_live(std::move(*live));
+    SNAP_CO_RETURN_IF_ERROR(more);
+    changes.insert(changes.end(), more->begin(), more->end());
+  }
   claimed_ = blocks_->present_chunks();
   auto sized = co_await restore_data_size(*data_, size());
   SNAP_CO_RETURN_IF_ERROR(sized);
-  if (!tail->blocks.empty()) {
+  if (!tail->blocks.empty() && !live) {
     // Rule Recovery: the blocks are in the data file before a segment names them as data.
     auto replayed = co_await journal_->replay(*tail, *data_, size());
     SNAP_CO_RETURN_IF_ERROR(replayed);
@@ -164,12 +267,12 @@ Task<Result<void>> DeltaImpl::recover() {
     auto cut = co_await map_.cut_tail();
     SNAP_CO_RETURN_IF_ERROR(cut);
   }
-  if (tail->records == 0 && !tail->torn) co_return Result<void>();
+  if (changes.empty() && tail->records == 0 && !tail->torn) co_return Result<void>();
   // The number of a torn record is not given again, or its remains could pass for the new one's.
   journal_->skip_to(tail->last_sequence + (tail->torn ? 1 : 0));
   // Rule Recovery: replayed changes are in a durable segment before anything is served, and before
   // the areas that hold their records are filled again.
-  auto written = co_await checkpoint_all(tail->changes, false, size());
+  auto written = co_await checkpoint_all(changes, false, size());
   SNAP_CO_RETURN_IF_ERROR(written);
   co_return Result<void>();
 }

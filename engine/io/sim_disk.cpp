@@ -173,7 +173,18 @@ void SimDisk::crash_all_kept() {
 void SimDisk::freeze_after(std::uint64_t n) {
   std::lock_guard guard(lock_);
   freeze_at_ = changes_ + n;
-  frozen_ = n == 0;
+  frozen_ = false;
+  if (n == 0) freeze();
+}
+
+void SimDisk::on_freeze(std::function<void()> call) {
+  std::lock_guard guard(lock_);
+  on_freeze_ = std::move(call);
+}
+
+void SimDisk::freeze() {
+  frozen_ = true;
+  if (on_freeze_) on_freeze_();
 }
 
 void SimDisk::thaw() {
@@ -244,7 +255,7 @@ int SimDisk::execute(SimOp op) {
   if (syncs && ignore_ && ignore_(op)) op.ignored = true;
   const int err = state_.apply(op);
   if (err != 0) return err;
-  if (++changes_ == freeze_at_) frozen_ = true;
+  if (++changes_ == freeze_at_) freeze();
   note(std::move(op));
   return 0;
 }

@@ -79,6 +79,8 @@ class SimDisk final : public SimDevice {
   /// After `n` more changes the disk takes nothing any more; thaw() or a crash ends that.
   void freeze_after(std::uint64_t n);
   void thaw();
+  /// Called at the moment the disk freezes; uses nothing of the disk.
+  void on_freeze(std::function<void()> call);
   bool frozen() const;
 
   // ---- Faults
@@ -122,6 +124,7 @@ class SimDisk final : public SimDevice {
     std::set<const void*> shared;
   };
 
+  void freeze();
   void begin(IoOp& op);
   std::optional<std::int64_t> advance(IoOp& op, Flight& flight);
   std::int64_t read(IoOp& op, Flight& flight);
@@ -151,6 +154,7 @@ class SimDisk final : public SimDevice {
   std::uint64_t changes_ = 0;
   std::uint64_t freeze_at_ = ~std::uint64_t{0};
   bool frozen_ = false;
+  std::function<void()> on_freeze_;
   bool record_data_ = false;
   std::vector<SimOp> log_;
 };

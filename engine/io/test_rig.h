@@ -17,11 +17,11 @@
 
 namespace snap {
 
-/// A directory of the real disk that goes when the test ends.
+/// A directory, by default of the real disk, that goes when the test ends.
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "snap-io-XXXXXX").string();
+  explicit TempDir(std::filesystem::path in = std::filesystem::temp_directory_path()) {
+    std::string pattern = (in / "snap-io-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp " + pattern);
     path_ = pattern;
   }

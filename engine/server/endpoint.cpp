@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "engine/base/private_directory.h"
 #include "snap/event_loop.h"
 
 namespace snap::server {
@@ -90,16 +91,12 @@ Result<std::string> make_runtime_dir() {
     path = base != nullptr && base[0] == '/' ? std::string(base) + "/snapctl"
                                              : "/tmp/snapctl-" + std::to_string(::geteuid());
   }
-  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
-    return Error::from_errno(errno, "make the directory for sockets " + path);
-  struct stat st {};
-  if (::lstat(path.c_str(), &st) != 0) return Error::from_errno(errno, "look at " + path);
-  if (!S_ISDIR(st.st_mode) || st.st_uid != ::geteuid() || (st.st_mode & 022) != 0) {
+  auto made = make_private_directory(path);
+  if (!made && made.error().code() == ErrorCode::kPermission) {
     return Error(ErrorCode::kPermission,
-                 path +
-                     " must be a directory of this user that no one else can write to; "
-                     "remove it, or set XDG_RUNTIME_DIR");
+                 made.error().message() + "; remove it, or set XDG_RUNTIME_DIR");
   }
+  SNAP_RETURN_IF_ERROR(made);
   return path;
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/base/uuid.h"
+#include "engine/delta/delta.h"
 #include "engine/nbd/volume_export.h"
 #include "engine/server/control.h"
 #include "engine/server/log.h"
@@ -159,6 +160,12 @@ Task<Result<std::shared_ptr<Volume>>> VolumeServer::Impl::open_volume(std::strin
   auto opened = co_await served_.store->open_volume(name, holder);
   if (!opened) co_return opened.error();
   std::shared_ptr<Volume> volume = (*opened)->shared_volume();
+  if (const auto& trouble = volume->parts().delta->live_trouble()) {
+    log_warning("volume " + name +
+                ": should this process be killed, answered writes that were not flushed may be "
+                "lost: " +
+                trouble->message());
+  }
   // By its whole name, also if it was asked for by a prefix of its id.
   const std::string full_name = (*opened)->record().name;
   served_.volumes[full_name] = std::move(*opened);

@@ -94,6 +94,7 @@ Task<Result<std::unique_ptr<Store>>> Store::open(std::string path, OpenOptions o
   raise_descriptor_limit();
   auto root = co_await open_directory(path, options.create);
   if (!root) co_return no_store(root.error(), path);
+  if (!options.live_folder) options.live_folder = "/dev/shm/snapctl-" + std::to_string(::geteuid());
   auto known = co_await (*root)->stat("format");
   auto store = co_await open(std::move(*root), options);
   if (!store) co_return store.error();
@@ -141,6 +142,7 @@ Task<Result<std::unique_ptr<Store>>> Store::open(std::unique_ptr<Directory> root
   auto impl = std::make_unique<Impl>(path, std::move(root), std::move(*tmp), std::move(*blobs),
                                      std::move(*volumes), std::move(*deltas), std::move(probe));
   if (*writable) impl->deny_changes(**writable);
+  if (options.live_folder) impl->volumes.set_live_folder(*options.live_folder);
   co_return std::make_unique<Store>(std::move(impl));
 }
 

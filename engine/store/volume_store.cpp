@@ -301,6 +301,7 @@ Task<Result<std::unique_ptr<Delta>>> VolumeStore::create_delta(std::uint64_t siz
   Delta::CreateOptions options;
   options.id = id;
   options.size = size;
+  options.live_folder = live_folder_;
   auto delta = co_await Delta::create(std::move(*dir), options);
   Result<void> synced;
   if (delta) synced = co_await deltas_->sync();
@@ -325,7 +326,7 @@ Task<Result<std::unique_ptr<Delta>>> VolumeStore::open_delta(std::string uuid, D
     co_return Error(ErrorCode::kCorrupt, "delta " + uuid + " is missing: " + deltas_->path() + "/" +
                                              uuid + " is not there; restore it from a copy");
   }
-  auto delta = co_await Delta::open(std::move(*dir), mode);
+  auto delta = co_await Delta::open(std::move(*dir), mode, live_folder_);
   if (!delta) co_return delta.error().with_context("delta " + uuid);
   if ((*delta)->id() == *id) co_return std::move(*delta);
   co_return Error(ErrorCode::kCorrupt,
@@ -333,8 +334,10 @@ Task<Result<std::unique_ptr<Delta>>> VolumeStore::open_delta(std::string uuid, D
 }
 
 Task<Result<void>> VolumeStore::remove_delta(std::string uuid) {
-  if (!Uuid::parse(uuid))
-    co_return Error(ErrorCode::kInvalidArgument, shown(uuid) + " is not a delta");
+  const auto id = Uuid::parse(uuid);
+  if (!id) co_return Error(ErrorCode::kInvalidArgument, shown(uuid) + " is not a delta");
+  auto dir = co_await deltas_->open_dir(uuid);
+  if (dir) co_await Delta::forget_live(**dir, *id, live_folder_);
   auto removed = co_await remove_tree(*deltas_, uuid);
   co_return removed;
 }

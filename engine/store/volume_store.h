@@ -47,6 +47,8 @@ class VolumeStore {
  public:
   VolumeStore(std::unique_ptr<Directory> volumes, std::unique_ptr<Directory> deltas, Random& random)
       : volumes_(std::move(volumes)), deltas_(std::move(deltas)), random_(&random) {}
+  /// Before the first delta is opened; see Delta::open.
+  void set_live_folder(std::string folder) { live_folder_ = std::move(folder); }
 
   // ---- Records
 
@@ -112,6 +114,7 @@ class VolumeStore {
   std::unique_ptr<Directory> volumes_;
   std::unique_ptr<Directory> deltas_;
   Random* random_;
+  std::string live_folder_;
   std::optional<Error> denied_;
 };
 

@@ -168,6 +168,9 @@ class Store {
   struct OpenOptions {
     bool create = true;  ///< make the store if it is not there
     bool force = false;  ///< use it on a network file system all the same
+    /// Where volumes that are open to write have their live maps (docs/durability.md), on tmpfs;
+    /// empty: nowhere. None given: in /dev/shm for a store by its path, else nowhere.
+    std::optional<std::string> live_folder;
   };
   /// Checks version and feature masks (Unsupported names the release that is needed), probes the
   /// file system, removes what dead processes left in tmp/.

@@ -2,6 +2,8 @@
 //
 //   crash_test                     the fixed workloads; each with several seeds
 //   crash_test --long SECONDS      random workloads for that long
+//   crash_test --without-syncs     the fixed workloads, each sync of the engine left out in turn:
+//                                  the run must fail, or the test would not notice its loss
 //   crash_test --list              the fixed workloads
 //   crash_test --workload NAME --seed S [--boundary B --keep LIST]
 //                                  one workload, or one state of it (as printed with a failure)
@@ -14,6 +16,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -37,6 +40,7 @@ struct Options {
   std::optional<std::uint64_t> seed, boundary;
   std::string keep = "none";
   bool list = false;
+  bool without_syncs = false;
 };
 
 unsigned long long n(std::uint64_t value) {
@@ -179,11 +183,65 @@ int run_long(const Options& options) {
   return finish(sum.runs - failed, failed);
 }
 
+/// A sync that covers nothing makes nothing stable: whether it is made cannot show.
+bool covers_nothing(const std::string& site) {
+  return site.ends_with(": nothing");
+}
+
+/// The workload that notices the loss of the syncs of a site, with the first failure.
+struct Noticed {
+  std::string workload, how;
+};
+std::optional<Noticed> who_notices(const std::string& site,
+                                   const std::vector<const Workload*>& workloads,
+                                   std::uint64_t seeds) {
+  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+    for (const Workload* workload : workloads) {
+      const Trace trace =
+          record(*workload, seed, [&site](const std::string& at) { return at == site; });
+      if (!trace.failure.empty()) return Noticed{workload->name, trace.failure};
+      ExploreOptions first_only;
+      first_only.stop_after = 1;
+      const Report report = explore(trace, first_only);
+      if (report.failures != 0) return Noticed{workload->name, report.messages.front()};
+    }
+  }
+  return std::nullopt;
+}
+
+int run_without_syncs(const Options& options) {
+  const std::vector<Workload> workloads = fixed_workloads();
+  std::map<std::string, std::vector<const Workload*>> sites;
+  for (const Workload& workload : workloads) {
+    if (!options.workload.empty() && workload.name != options.workload) continue;
+    for (const std::string& site : record(workload, 1).sync_sites)
+      if (!covers_nothing(site)) sites[site].push_back(&workload);
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, users] : sites)
+    names.push_back(name);
+  std::uint64_t passed = 0, failed = 0;
+  std::mutex lock;
+  in_threads(options.jobs, names.size(), [&](std::uint64_t i) {
+    const auto noticed = who_notices(names[i], sites.at(names[i]), options.seeds);
+    std::lock_guard guard(lock);
+    ++(noticed ? passed : failed);
+    if (noticed)
+      std::printf("without %s\n    %s: %s\n", names[i].c_str(), noticed->workload.c_str(),
+                  noticed->how.substr(0, 160).c_str());
+    else
+      std::printf("FAILED without %s: no workload notices\n", names[i].c_str());
+    std::fflush(stdout);
+    return true;
+  });
+  return finish(passed, failed);
+}
+
 bool parse(int argc, char** argv, Options* options) {
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    if (name == "--list") {
-      options->list = true;
+    if (name == "--list" || name == "--without-syncs") {
+      (name == "--list" ? options->list : options->without_syncs) = true;
       continue;
     }
     if (i + 1 == argc) return false;
@@ -237,6 +295,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (options.boundary) return run_one_state(options);
+  if (options.without_syncs) return run_without_syncs(options);
   if (options.seconds > 0) return run_long(options);
   return run_fixed(options);
 }

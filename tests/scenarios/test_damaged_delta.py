@@ -167,7 +167,7 @@ def test_a_flipped_journal_of_a_killed_server_is_damage_but_for_its_last_record(
 
 
 def test_a_journal_of_a_killed_server_cut_short_gives_a_state_that_was_flushed(many):
-    """Where the power may have gone before a record was written, its absence cannot be told; a mix is never read."""
+    """Cut after a record it is damage. Before the first, where the power may have gone, its absence cannot be told."""
     write_all(many, signal.SIGKILL, code=-9)
     path = delta(many) / "journal"
     at, size = records(path), path.stat().st_size
