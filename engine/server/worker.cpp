@@ -63,7 +63,7 @@ void Worker::give(Socket socket) {
 void Worker::set_phase(Phase phase) {
   {
     std::lock_guard guard(lock_);
-    phase_ = phase;
+    phase_ = std::max(phase_, phase);  // an abort may come before the drain that it cuts short
   }
   inbox_.set();
 }
