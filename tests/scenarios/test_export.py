@@ -1,4 +1,4 @@
-"""export: URIs, several exports, read-only, sockets, detach, the end."""
+"""export: URIs, several exports, read-only, sockets, detach. How it ends is in test_stop.py."""
 
 import os
 import signal
@@ -6,7 +6,6 @@ import socket
 import stat
 import subprocess
 import threading
-import time
 
 import nbd
 import pytest
@@ -120,19 +119,6 @@ def test_detach_reports_why_it_could_not(base):
     with base.export("web"):
         base.fails("export", "web", "--detach", "--socket", base.sockets / "other.sock", code=5, says="web")
     base.fails("export", "wbe", "--detach", code=4, says="web")
-
-
-def test_term_drains_what_is_in_flight_and_stops_soon(base):
-    base("create", "web", "--from", "base:1")
-    with base.export("web") as server:
-        h = nbd.NBD()
-        h.connect_uri(server.uri)
-        h.pwrite(b"t" * MIB, 0)
-        started = time.monotonic()
-        server.stop(signal.SIGTERM, code=0)
-        assert time.monotonic() - started < 30
-        del h
-    assert base.content("web")[:MIB] == b"t" * MIB
 
 
 def test_export_that_cannot_says_why(base, tmp_path):
