@@ -33,13 +33,15 @@ inline Bytes text_bytes(std::string_view text) {
   return out;
 }
 
-/// Serves one client. The destructor waits for its end.
+/// Serves one client. The destructor waits for its end. With SOCK_SEQPACKET every send of the
+/// server is a record of its own to the client.
 class ServedClient {
  public:
   explicit ServedClient(ExportTable& exports, ConnectionLimits limits = {},
-                        LoopOptions::Kind kind = LoopOptions::Kind::kAuto) {
+                        LoopOptions::Kind kind = LoopOptions::Kind::kAuto,
+                        int socket_type = SOCK_STREAM) {
     int fds[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
+    if (::socketpair(AF_UNIX, socket_type | SOCK_CLOEXEC, 0, fds) != 0)
       throw std::runtime_error("socketpair");
     client = UniqueFd(fds[0]);
     // A test that would wait for ever fails instead.

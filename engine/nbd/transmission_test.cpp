@@ -419,6 +419,56 @@ TEST_CASE_METHOD(Fixture, "many requests in one send are all answered, in flight
   CHECK(wire.receive(300000) == Bytes(300000));
 }
 
+/// What one send of the server brought, on a socket of records.
+Bytes record(int fd) {
+  Bytes out(1u << 20);
+  ssize_t got;
+  do {
+    got = ::recv(fd, out.data(), out.size(), 0);
+  } while (got < 0 && errno == EINTR);
+  if (got <= 0) throw std::runtime_error("no record");
+  out.resize(static_cast<std::size_t>(got));
+  return out;
+}
+
+/// A handshake on a socket of records, for simple replies.
+void enter_by_records(int fd, std::string_view name) {
+  record(fd);  // the greeting
+  Wire wire(fd);
+  Bytes flags;
+  append_u32(flags, kFlagFixedNewstyle | kFlagNoZeroes);
+  wire.send(flags);
+  wire.option(Option::kGo, Wire::info_data(name));
+  // The last reply to the option is its acknowledgement, which has no data.
+  Bytes last;
+  do {
+    last = record(fd);
+  } while (load_be<std::uint32_t>(last.data() + last.size() - 8) !=
+           static_cast<std::uint32_t>(OptionReply::kAck));
+}
+
+TEST_CASE_METHOD(Fixture, "the replies of requests that arrive together leave in one send") {
+  // On a socket that keeps records apart, so that what the client receives is what was sent at
+  // once.
+  const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
+  const auto command = GENERATE(Command::kRead, Command::kTrim, Command::kFlush);
+  constexpr std::uint64_t kRequests = 100;
+  ServedClient served(exports, {}, kind, SOCK_SEQPACKET);
+  enter_by_records(served.client.get(), "disk");
+  const std::uint32_t length = command == Command::kFlush ? 0 : 512;
+  Bytes batch;
+  for (std::uint64_t i = 0; i < kRequests; ++i) {
+    const Bytes one =
+        Wire::request_bytes(static_cast<std::uint16_t>(command), 0, i, i * length, length);
+    batch.insert(batch.end(), one.begin(), one.end());
+  }
+  for (int round = 0; round < 3; ++round) {
+    Wire(served.client.get()).send(batch);
+    const std::size_t reply = kSimpleReplyBytes + (command == Command::kRead ? length : 0);
+    CHECK(record(served.client.get()).size() == kRequests * reply);
+  }
+}
+
 TEST_CASE_METHOD(Fixture, "a drain answers what has arrived with ESHUTDOWN, then closes") {
   ServedClient served(exports);
   Wire wire(served.client.get());
