@@ -3,6 +3,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string>
 
 #include "engine/io/socket.h"
 #include "engine/server/json_fields.h"
@@ -49,7 +50,7 @@ std::string encode_hello(int pid) {
 std::string encode_request(const ControlRequest& request) {
   json args = json::parse(request.args, nullptr, false);
   if (!args.is_object()) args = json::object();
-  return line_of({{"op", request.op}, {"args", std::move(args)}});
+  return line_of({{"protocol", kControlProtocol}, {"op", request.op}, {"args", std::move(args)}});
 }
 
 std::string encode_progress(const ControlProgress& p) {
@@ -83,6 +84,16 @@ Result<ControlHello> decode_hello(std::string_view line) {
 Result<ControlRequest> decode_request_line(std::string_view line) {
   auto value = parse_object(line);
   if (!value) return value.error();
+  // First of all: what else there is depends on it.
+  const int protocol = json_field(*value, "protocol", 0);
+  if (protocol == 0) return Error(ErrorCode::kProtocol, "a control request has no \"protocol\"");
+  if (protocol != kControlProtocol) {
+    return Error(ErrorCode::kUnsupported,
+                 "the command speaks control protocol " + std::to_string(protocol) +
+                     ", the server is snapctl " + std::string(kControlVersion) + " with protocol " +
+                     std::to_string(kControlProtocol) +
+                     ": restart the server, or use its own program");
+  }
   ControlRequest request;
   request.op = json_field(*value, "op", std::string());
   if (request.op.empty()) return Error(ErrorCode::kProtocol, "a control request has no \"op\"");

@@ -3,12 +3,13 @@
 // JSON, one object a line, over a unix socket with mode 0600. The server speaks first:
 //
 //   server  {"snapctl":"0.1.0","protocol":1,"pid":4711}
-//   client  {"op":"commit","args":{...}}
+//   client  {"protocol":1,"op":"commit","args":{...}}
 //   server  {"progress":{"stage":"pack","done":1048576,"total":4194304}}      any number of times
 //   server  {"result":{...}}   or   {"error":{"code":"busy","message":"..."}}
 //
-// Then the next request. A client that hangs up cancels the request that runs. Lines have at most
-// kMaxControlMessage bytes. Operations and their arguments: engine/server/remote.h.
+// Then the next request. A client that hangs up cancels the request that runs. Either side refuses
+// another protocol than its own: the client after the hello, the server after the request. Lines
+// have at most kMaxControlMessage bytes. Operations and their arguments: engine/server/remote.h.
 #pragma once
 
 #include <cstdint>
@@ -57,6 +58,7 @@ std::string encode_error(const Error& error);
 
 // Each takes a line without its newline. Protocol if it is not what it should be.
 Result<ControlHello> decode_hello(std::string_view line);
+/// Unsupported if it is of another protocol.
 Result<ControlRequest> decode_request_line(std::string_view line);
 Result<ControlReply> decode_reply(std::string_view line);
 

@@ -42,10 +42,13 @@ TEST_CASE("messages survive the way over the wire") {
 
 TEST_CASE("what is no message is refused, however deep or odd it is") {
   for (const std::string& line :
-       {std::string(), std::string("{"), std::string("[]"), std::string("{\"op\":7}"),
-        std::string("{\"op\":\"x\",\"args\":[]}"), std::string(100000, '['),
-        "{\"op\":\"x\",\"args\":{\"a\":" + std::string(1000, '[') + std::string(1000, ']') +
-            "}}"}) {
+       {std::string(), std::string("{"), std::string("[]"),
+        std::string("{\"protocol\":1,\"op\":7}"),
+        std::string("{\"protocol\":1,\"op\":\"x\",\"args\":[]}"), std::string(100000, '['),
+        "{\"protocol\":1,\"op\":\"x\",\"args\":{\"a\":" + std::string(1000, '[') +
+            std::string(1000, ']') + "}}",
+        std::string("{\"op\":\"x\",\"args\":{}}"),
+        std::string("{\"protocol\":\"1\",\"op\":\"x\",\"args\":{}}")}) {
     INFO(line.substr(0, 60));
     CHECK_FALSE(decode_request_line(line));
   }
@@ -271,6 +274,69 @@ Task<void> flood(Rig* rig) {
 TEST_CASE("a line without end is dropped at 1 MiB") {
   Rig rig;
   run(flood(&rig));
+}
+
+/// Greets one client as a server of protocol 2 would, and waits until it has gone.
+Task<void> greet_as_protocol_2(Listener* listener, WaitGroup* done) {
+  auto accepted = co_await listener->accept();
+  const Socket socket = must(std::move(accepted));
+  const std::string hello = "{\"snapctl\":\"7.0.0\",\"protocol\":2,\"pid\":99}\n";
+  auto sent = co_await send_all(socket, bytes_of(hello));
+  must(sent);
+  std::array<std::byte, 1> none;
+  auto got = co_await recv_some(socket, none);
+  CHECK((!got || *got == 0));  // it asked for nothing
+  done->done();
+}
+
+Task<void> meet_protocol_2(Rig* rig) {
+  UnixEndpoint endpoint{.path = rig->path()};
+  auto listening = co_await listen_on(std::move(endpoint));
+  Listener listener = must(std::move(listening));
+  WaitGroup done;
+  done.add();
+  EventLoop::current()->spawn(greet_as_protocol_2(&listener, &done));
+  auto client = co_await ControlClient::connect(rig->path());
+  REQUIRE_FALSE(client);
+  CHECK(client.error().code() == ErrorCode::kUnsupported);
+  CHECK(client.error().message() ==
+        "the server with pid 99 is snapctl 7.0.0 with control protocol 2, this is 0.1.0 with "
+        "protocol 1: restart the older one");
+  co_await done.wait();
+}
+
+TEST_CASE("a client refuses a server of another protocol, and says which is which") {
+  Rig rig;
+  run(meet_protocol_2(&rig));
+}
+
+Task<void> ask_in_protocol_2(Rig* rig) {
+  co_await rig->start();
+  auto connected = co_await connect_unix(rig->path());
+  const Socket socket = must(std::move(connected));
+  LineReader lines(socket);
+  auto hello = co_await lines.next();
+  CHECK(must(decode_hello(must(std::move(hello)))).protocol == kControlProtocol);
+  // Everything but the protocol may have changed.
+  for (const std::string request :
+       {R"({"protocol":2,"op":"echo","args":{}})", R"({"protocol":2,"do":["echo"]})"}) {
+    const std::string line = request + "\n";
+    auto sent = co_await send_all(socket, bytes_of(line));
+    must(sent);
+    auto answer = co_await lines.next();
+    const ControlReply reply = must(decode_reply(must(std::move(answer))));
+    REQUIRE(std::holds_alternative<Error>(reply));
+    CHECK(std::get<Error>(reply).code() == ErrorCode::kUnsupported);
+    CHECK(std::get<Error>(reply).message() ==
+          "the command speaks control protocol 2, the server is snapctl 0.1.0 with protocol 1: "
+          "restart the server, or use its own program");
+  }
+  co_await rig->stop();
+}
+
+TEST_CASE("a server refuses a command of another protocol, and says which is which") {
+  Rig rig;
+  run(ask_in_protocol_2(&rig));
 }
 
 // ---- Background
