@@ -1,14 +1,19 @@
 // Random operations on two connections against a model: an array of bytes.
 //
 // Each step sends a batch of requests on disjoint ranges over both connections, and meanwhile
-// collects the replies in whatever order they come. The export is slow at random,
-// so replies overtake each other. SNAP_SEED=N runs a seed again.
+// collects the replies in whatever order they come. Ranges share blocks at their ends. The device
+// is one in memory that is slow at random, so that replies overtake each other; and a volume on the
+// disk, with layers below, that gets a new delta now and then while requests are in flight, and is
+// opened again in the end. SNAP_SEED=N runs a seed again.
 #include <catch2/catch.hpp>
 #include <cstdlib>
+#include <functional>
 #include <random>
 
 #include "engine/nbd/memory_export.h"
 #include "engine/nbd/test_client.h"
+#include "engine/nbd/volume_export.h"
+#include "engine/volume/volume_model.h"
 
 namespace snap::nbd {
 namespace {
@@ -31,10 +36,12 @@ struct Sent {
 
 class Model {
  public:
-  explicit Model(std::uint64_t seed) : random_(seed), bytes_(kSize) {}
+  /// `bytes` is what the device holds. A trim zeroes whole blocks only, or all that it is told.
+  Model(std::uint64_t seed, Bytes bytes, bool trims_whole_blocks)
+      : random_(seed), bytes_(std::move(bytes)), trims_whole_blocks_(trims_whole_blocks) {}
 
-  void batch(std::vector<Wire>& wires, MemoryExport& disk) {
-    disk.set_slow(pick(2) == 0);
+  /// `meanwhile` is called while the requests are in flight.
+  void batch(std::vector<Wire>& wires, const std::function<void()>& meanwhile) {
     std::vector<Sent> sent(wires.size());
     for (std::uint32_t lane = 0; lane < 8; ++lane)
       issue(sent[pick(static_cast<std::uint32_t>(wires.size()))], lane);
@@ -43,6 +50,7 @@ class Model {
     for (std::size_t i = 0; i < wires.size(); ++i)
       sending.push_back(
           std::async(std::launch::async, [&wires, &sent, i] { wires[i].send(sent[i].bytes); }));
+    meanwhile();
     for (std::size_t i = 0; i < wires.size(); ++i) {
       while (!sent[i].pending.empty())
         collect(wires[i], sent[i].pending);
@@ -62,6 +70,8 @@ class Model {
     }
   }
 
+  const Bytes& bytes() const { return bytes_; }
+
  private:
   std::uint32_t pick(std::uint32_t n) { return static_cast<std::uint32_t>(random_() % n); }
 
@@ -76,7 +86,7 @@ class Model {
     }
     const std::uint16_t fua = pick(4) == 0 ? kCmdFua : 0;
     const auto target = bytes_.begin() + static_cast<std::ptrdiff_t>(offset);
-    switch (pick(6)) {
+    switch (pick(7)) {
       case 0:
       case 1: {
         Bytes data(length);
@@ -91,10 +101,23 @@ class Model {
       case 2: {
         const Command command = pick(2) == 0 ? Command::kTrim : Command::kWriteZeroes;
         add(sent, command, offset, length, fua);
-        std::fill_n(target, length, std::byte{0});
+        if (command == Command::kTrim && trims_whole_blocks_) {
+          const std::uint64_t stop = offset + length;
+          const std::uint64_t begin = round_up(offset, kBlockSize);
+          // The last block of the device may be short.
+          const std::uint64_t end = stop == kSize ? stop : round_down(stop, kBlockSize);
+          if (begin < end)
+            std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(begin), end - begin,
+                        std::byte{0});
+        } else {
+          std::fill_n(target, length, std::byte{0});
+        }
         break;
       }
       case 3:
+        add(sent, Command::kFlush, 0, 0, 0);
+        break;
+      case 4:
         add(sent, Command::kBlockStatus, offset, length,
             pick(2) == 0 ? kCmdReqOne : std::uint16_t{0});
         break;
@@ -154,30 +177,135 @@ class Model {
 
   std::mt19937_64 random_;
   Bytes bytes_;
+  const bool trims_whole_blocks_;
   std::uint64_t cookie_ = 0;
+};
+
+std::uint64_t choose_seed() {
+  std::uint64_t seed = std::random_device()();
+  if (const char* given = std::getenv("SNAP_SEED")) seed = std::strtoull(given, nullptr, 10);
+  WARN("run again with SNAP_SEED=" << seed);
+  return seed;
+}
+
+/// Two clients of an export, one of which may have but few requests in flight.
+struct Clients {
+  Clients(ExportTable& exports, LoopOptions::Kind kind)
+      : first(exports, few(), kind), second(exports, {}, kind) {
+    for (Wire& wire : wires)
+      wire.enter("disk");
+  }
+  static ConnectionLimits few() {
+    ConnectionLimits limits;
+    limits.requests = 5;  // small, so that they are reached
+    limits.bytes = 128u << 10;
+    return limits;
+  }
+  ServedClient first;
+  ServedClient second;
+  std::vector<Wire> wires = {Wire(first.client.get()), Wire(second.client.get())};
 };
 
 TEST_CASE("two connections see one device: random requests match a model") {
   const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
-  std::uint64_t seed = std::random_device()();
-  if (const char* given = std::getenv("SNAP_SEED")) seed = std::strtoull(given, nullptr, 10);
-  WARN("run again with SNAP_SEED=" << seed);
-
+  const std::uint64_t seed = choose_seed();
   FixedExports exports;
   auto disk = std::make_shared<MemoryExport>("disk", kSize);
   exports.add(disk);
-  ConnectionLimits limits;
-  limits.requests = 5;  // small, so that they are reached
-  limits.bytes = 128u << 10;
-  ServedClient first(exports, limits, kind);
-  ServedClient second(exports, {}, kind);
-  std::vector<Wire> wires = {Wire(first.client.get()), Wire(second.client.get())};
-  for (Wire& wire : wires)
-    wire.enter("disk");
-  Model model(seed);
+  Clients clients(exports, kind);
+  Model model(seed, Bytes(kSize), false);
+  std::mt19937_64 random(seed);
   for (int step = 0; step < 300; ++step)
-    model.batch(wires, *disk);
-  model.compare(wires);
+    model.batch(clients.wires, [&] { disk->set_slow(random() % 2 == 0); });
+  model.compare(clients.wires);
+}
+
+// ---- A volume
+
+/// A volume on the disk: four layers of different sizes and encodings, and a delta.
+class VolumeRig {
+ public:
+  explicit VolumeRig(std::uint64_t seed) : random_(seed) { rig_.loop->run(create(this)); }
+
+  const Bytes& content() const { return content_; }
+  std::shared_ptr<Volume> volume() const { return volume_; }
+  /// Seals the delta and puts an empty one on top.
+  void push_delta() { rig_.loop->run(push(this)); }
+  /// Closes the volume, opens it again and reads it.
+  Bytes reopened() { return rig_.loop->run(reopen(this)); }
+
+ private:
+  static Task<Result<void>> publish() { co_return Result<void>(); }
+
+  static Task<void> create(VolumeRig* self) {
+    volume_test::StackModel stack;
+    for (int i = 0; i < 4; ++i) {
+      volume_test::LayerSpec spec;
+      // The last but one is shorter: what lies above it reads zero there.
+      spec.virtual_size = i == 2 ? kSize / 2 + 512 : kSize;
+      spec.encoding = i % 2 == 0 ? Encoding::kRaw : Encoding::kZstd;
+      const std::uint64_t blocks = round_up(spec.virtual_size, kBlockSize) / kBlockSize;
+      for (int n = 0; n < 60; ++n) {
+        auto& block = spec.blocks[self->random_.below(blocks)];
+        if (self->random_.below(4) != 0) block = volume_test::random_block(self->random_);
+      }
+      // A layer holds zeros past its size.
+      if (auto last = spec.blocks.find(blocks - 1); last != spec.blocks.end() && last->second) {
+        const std::size_t used = spec.virtual_size % kBlockSize;
+        if (used != 0) std::fill(last->second->begin() + used, last->second->end(), std::byte{0});
+      }
+      self->record_.layers.push_back("layer" + std::to_string(i));
+      co_await volume_test::make_layer(*self->rig_.root, self->record_.layers.back(), spec);
+      stack.apply(spec);
+    }
+    self->content_ = stack.content;
+    self->record_.size = kSize;
+    self->record_.deltas.push_back({"delta0", kSize});
+    auto delta =
+        co_await volume_test::create_delta(*self->rig_.root, "delta0", kSize, self->random_);
+    must(co_await delta->close());
+    self->volume_ = co_await volume_test::open_volume(*self->rig_.root, self->record_);
+  }
+  static Task<void> push(VolumeRig* self) {
+    const std::string name = "delta" + std::to_string(self->record_.deltas.size());
+    auto fresh = co_await volume_test::create_delta(*self->rig_.root, name, kSize, self->random_);
+    auto pushed = co_await self->volume_->push_delta(fresh, &VolumeRig::publish);
+    must(std::move(pushed));
+    self->record_.deltas.insert(self->record_.deltas.begin(), {name, kSize});
+  }
+  static Task<Bytes> reopen(VolumeRig* self) {
+    must(co_await self->volume_->close());
+    self->volume_ = co_await volume_test::open_volume(*self->rig_.root, self->record_);
+    Bytes bytes(kSize);
+    must(co_await self->volume_->read(ByteOffset(0), bytes));
+    must(co_await self->volume_->close());
+    co_return bytes;
+  }
+
+  SeededRandom random_;
+  TestRig rig_{"threads"};
+  volume_test::Record record_;
+  Bytes content_;
+  std::shared_ptr<Volume> volume_;
+};
+
+TEST_CASE("two connections to a volume with layers below: random requests match a model") {
+  const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
+  const std::uint64_t seed = choose_seed();
+  VolumeRig rig(seed);
+  Model model(seed, rig.content(), true);
+  {
+    FixedExports exports;
+    exports.add(std::make_shared<VolumeExport>(rig.volume(), "disk", "a volume", false));
+    Clients clients(exports, kind);
+    model.compare(clients.wires);
+    for (int step = 0; step < 300; ++step)
+      model.batch(clients.wires, [&] {
+        if (step % 60 == 30) rig.push_delta();
+      });
+    model.compare(clients.wires);
+  }
+  CHECK(rig.reopened() == model.bytes());
 }
 
 }  // namespace
