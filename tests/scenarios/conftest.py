@@ -189,6 +189,39 @@ def assert_one_error_line(err):
     assert len(lines[0]) < 2000, f"a line of {len(lines[0])} characters"
 
 
+def tags(snap):
+    """{reference: digest of its manifest}, read from the store's file: for tests that look after every step."""
+    index = json.loads((snap.store / "index.json").read_text())
+    return {m["annotations"]["org.opencontainers.image.ref.name"]: m["digest"] for m in index["manifests"]}
+
+
+def volumes(snap):
+    """The names of the store's volumes, read from its folders."""
+    return {path.parent.name for path in (snap.store / "volumes").glob("*/volume.json")}
+
+
+def blobs(snap):
+    """{digest: bytes}"""
+    return {path.name: path.read_bytes() for path in (snap.store / "blobs/sha256").iterdir()}
+
+
+def changed_volumes(snap, first, count):
+    """Makes volumes of base:1, each with changes of its own in two places: {name: content}."""
+    expected = {}
+    for i in range(first, first + count):
+        snap("create", f"v{i}", "--from", "base:1")
+        content = bytearray(snap.base)
+        for at, length in ((MIB, 64 * KIB), (3 * MIB, 4096)):
+            content[at:at + length] = noise(length, i)
+        expected[f"v{i}"] = bytes(content)
+    with snap.export(*expected) as server:
+        for uri, content in zip(server.uris, expected.values()):
+            with Client(uri) as h:
+                for at, length in ((MIB, 64 * KIB), (3 * MIB, 4096)):
+                    h.pwrite(content[at:at + length], at)
+    return expected
+
+
 @pytest.fixture
 def snap(tmp_path):
     sockets = tmp_path / "run"

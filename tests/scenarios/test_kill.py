@@ -1,40 +1,38 @@
 """kill -9 in every step of import, commit, clone, load and snapshot: all is as before, or done.
 
-strace (package strace) kills the program at the N-th call of one kind of system call that changes files, for
-N = 1, 2, ... until the command gets through; on the thread-pool loop, whose I/O are system calls. Then the store
-must have either exactly what it had, or the finished result besides; and the command must work again.
+The program is killed before its first, second, ... N-th change of a file or directory, until it gets through: by a
+library that is preloaded and counts them over all threads (tests/support/kill_at.cpp), on the thread-pool loop, whose
+I/O are calls. So every state that it leaves on the disk is met. Then the store must have either exactly what it had, or
+the finished result besides; and the command must work again.
 """
 
-import shutil
+import pathlib
 import subprocess
 
 import pytest
-from conftest import KIB, MIB, Snap, noise
+from conftest import KIB, MIB, PROGRAM, Snap, blobs, changed_volumes, noise, tags, volumes
 
-CALLS = ["mkdirat", "pwrite64", "fdatasync", "fsync", "ftruncate", "renameat2", "renameat", "unlinkat", "fchmod", "flock"]
+KILL_AT = pathlib.Path(PROGRAM).parent.parent.parent / "tests/support/kill_at.so"
 
 
-def kill_points(base, args):
-    """Runs the command again and again, killed at another step each time; yields after each, with its name."""
-    assert shutil.which("strace"), "strace is missing; it is in the package strace"
-    killed = 0
-    for call in CALLS:
-        n, step = 1, 1
-        while True:
-            trace = ["strace", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", "-e", f"trace={call}",
-                     "-e", f"inject={call}:signal=SIGKILL:when={n}"]
-            done = base.popen(*args, prefix=trace, env={"SNAPCTL_IO": "threads"}, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            _, err = done.communicate(timeout=60)
-            assert done.returncode in (0, -9, 137), f"{call} {n}: {done.returncode} {err}"
-            yield f"killed at {call} number {n}" if done.returncode else f"not killed at {call} number {n}"
-            if done.returncode == 0:
-                break
-            killed += 1
-            if n >= 8:
-                step *= 2  # thousands of writes need not all be tried
-            n += step
-    assert killed >= 8, f"only {killed} steps were hit: the calls above are not the ones that it makes"
+def kill_points(snap, args):
+    """Runs the command again and again, killed one change later each time; yields after each, with its name.
+
+    `args` are the command's words, or a function that prepares a round and gives them.
+    """
+    assert KILL_AT.exists(), f"{KILL_AT} is missing: it is built along with the program"
+    n = through = 0
+    # What a killed run left makes the next one a few changes longer or shorter: one success may be too early.
+    while through < 3:
+        n += 1
+        words = args() if callable(args) else args
+        done = snap.popen(*words, env={"SNAPCTL_IO": "threads", "LD_PRELOAD": str(KILL_AT), "SNAP_KILL_AT": str(n)},
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        _, err = done.communicate(timeout=60)
+        assert done.returncode in (0, -9), f"change {n}: {done.returncode} {err}"
+        through = through + 1 if done.returncode == 0 else 0
+        yield f"killed at change {n}" if done.returncode else f"not killed at change {n}"
+    assert n > 40, f"only {n} changes were counted: the library does not know the calls that the program makes"
 
 
 @pytest.fixture
@@ -44,27 +42,40 @@ def store(base):
     return base
 
 
-def check(snap, before, where, new_images=(), new_volumes=()):
-    """The state is `before`, but perhaps with some of the new names; gives those that are there."""
-    images, volumes, content = snap.state()
-    fresh = [n for n in new_images if n in images] + [n for n in new_volumes if n in volumes]
-    for name in fresh:
-        images.pop(name, None)
-        volumes.pop(name, None)
-    for name, data in before[2].items():
-        assert content[name] == data, f"{where}: {name} is not what it was"
-    assert images == before[0], where
-    # A commit that got far enough gives the volume its new image.
-    assert set(volumes) == set(before[1]), where
-    return {name: content[name] for name in fresh}
+class Before:
+    """What a store holds before a command is killed: images by what they are made of, volumes by their content.
+
+    What it says of itself is read from its files, so that two runs of the program a round are enough: the one that is
+    killed, and one that reads a content.
+    """
+
+    def __init__(self, snap):
+        self.snap = snap
+        self.tags = tags(snap)
+        self.blobs = blobs(snap)
+        self.volumes = {name: snap.content("volume:" + name) for name in snap.volumes()}
+
+    def check(self, where, new_images=(), new_volumes=()):
+        """All is as before, but perhaps with some of the new names; gives these with their content."""
+        now, there = tags(self.snap), volumes(self.snap)
+        fresh = {name: self.snap.content("image:" + name) for name in new_images if now.pop(name, None)}
+        fresh.update({name: self.snap.content("volume:" + name) for name in new_volumes if name in there})
+        assert now == self.tags, where
+        stored = blobs(self.snap)
+        for name, data in self.blobs.items():
+            assert stored.get(name) == data, f"{where}: blob {name} is gone or another"
+        assert there - set(new_volumes) == set(self.volumes), where
+        for name, data in self.volumes.items():
+            assert self.snap.content("volume:" + name) == data, f"{where}: {name} is not what it was"
+        return fresh
 
 
 def test_import(store, tmp_path):
     disk = tmp_path / "disk.raw"
     disk.write_bytes(noise(256 * KIB, 20) + bytes(MIB) + noise(64 * KIB, 21))
-    before = store.state()
+    before = Before(store)
     for where in kill_points(store, ["import", disk, "new:1"]):
-        for name, data in check(store, before, where, ["new:1"]).items():
+        for name, data in before.check(where, ["new:1"]).items():
             assert data == disk.read_bytes(), where
             store("rmi", "--yes", name)
     store("prune", "--yes")
@@ -73,27 +84,45 @@ def test_import(store, tmp_path):
 
 
 def test_clone(store):
-    before = store.state()
+    before = Before(store)
     for where in kill_points(store, ["clone", "web", "copy"]):
-        for name, data in check(store, before, where, new_volumes=["copy"]).items():
-            assert data == before[2]["web"], where
+        for name, data in before.check(where, new_volumes=["copy"]).items():
+            assert data == before.volumes["web"], where
             store("rm", "--yes", name)
     store("prune", "--yes")
     store("clone", "web", "copy")
-    assert store.content("copy") == before[2]["web"]
+    assert store.content("copy") == before.volumes["web"]
 
 
-def test_commit(store):
-    before = store.state()
-    for where in kill_points(store, ["commit", "-m", "x", "web", "new:1"]):
-        for name, data in check(store, before, where, ["new:1"]).items():
-            assert data == before[2]["web"], where
-        # So that the next round has something to commit; what is below stays.
-        store.write("web", {5 * MIB: noise(4096, 10)})
-    store("prune", "--yes")
-    store("commit", "web", "new:2")
-    assert store.content("new:2") == before[2]["web"]
-    assert store.content("web") == before[2]["web"]
+def test_commit(base):
+    # A volume of its own each time: what a killed commit leaves of one is not what the next begins with.
+    expected, done = {}, []
+
+    def words():
+        if len(done) == len(expected):
+            expected.update(changed_volumes(base, len(expected), 24))
+        done.append(f"v{len(done)}")
+        return ["commit", "-m", "x", done[-1], f"new:{done[-1]}"]
+
+    images, killed = tags(base), []
+    for where in kill_points(base, words):
+        name = done[-1]
+        assert base.content("volume:" + name) == expected[name], where
+        now = tags(base)
+        if f"new:{name}" in now:
+            assert base.content("image:new:" + name) == expected[name], where
+            images[f"new:{name}"] = now[f"new:{name}"]
+        else:
+            killed.append(name)
+        assert now == images, where
+        assert volumes(base) == set(expected), where
+    # What was cut short early, halfway and late is done now.
+    for name in killed[:1] + killed[len(killed) // 2:][:1] + killed[-1:]:
+        base("commit", name, f"late:{name}")
+        assert base.content(f"image:late:{name}") == expected[name]
+    base("prune", "--yes")
+    assert set(base.images()) == set(tags(base))
+    assert base.content("image:base:1") == base.base
 
 
 def test_load(store, tmp_path):
@@ -104,23 +133,23 @@ def test_load(store, tmp_path):
     store("commit", "web", "base:2")
     store("save", "-o", tmp_path / "two.tar", "base:2")
     expected = store.content("base:2")
-    before = friend.state()
+    before = Before(friend)
     for where in kill_points(friend, ["load", "-i", tmp_path / "two.tar"]):
-        for name, data in check(friend, before, where, ["base:2"]).items():
+        for name, data in before.check(where, ["base:2"]).items():
             assert data == expected, where
             friend("rmi", "--yes", name)
+        # So that no layer of the round before exists already.
         friend("prune", "--yes")
     friend("load", "-i", tmp_path / "two.tar")
     assert friend.content("base:2") == expected
 
 
 def test_snapshot(store):
-    before = store.state()
+    before = Before(store)
     for where in kill_points(store, ["snapshot", "web", "s"]):
-        after = store.state()
-        assert after[0] == before[0] and after[2] == before[2], where
+        before.check(where)
         names = [s["name"] for s in store.json("snapshots", "web")["snapshots"]]
         assert names in ([], ["s"]), where
         if names:
-            assert store.content("web@s") == before[2]["web"], where
+            assert store.content("web@s") == before.volumes["web"], where
             store("rm", "--yes", "web@s")
