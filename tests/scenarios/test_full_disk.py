@@ -7,7 +7,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import KIB, MIB, Client, Snap, noise, sh
+from conftest import KIB, MIB, Client, Snap, blobs, changed_volumes, noise, sh, tags, volumes
 
 
 @pytest.fixture
@@ -138,6 +138,80 @@ def test_clone_and_snapshot(small):
         if tried(small, leave, "snapshot", "web", "s"):
             small("rm", "--yes", "web@s")
         assert small.state() == before
+
+
+# ---- In every step: little to write, and a block or two more room each time, until it is enough
+
+
+def level_by_level(snap, words, undo, step=4 * KIB):
+    """Runs the command with more and more room until it gets through; gives how often it did not.
+
+    `words` are the command's, or a function that gives them. What a failure leaves is all that was there before, and
+    nothing under tmp. `undo` is called after the success, and the command must succeed once more with all the room.
+    """
+    before = tags(snap), volumes(snap), blobs(snap)
+    failures = 0
+    while not tried(snap, failures * step, *(args := words() if callable(words) else words)):
+        assert (tags(snap), volumes(snap)) == before[:2], f"{failures * step} left"
+        stored = blobs(snap)
+        assert all(stored.get(name) == data for name, data in before[2].items()), f"{failures * step} left"
+        assert os.listdir(snap.store / "tmp") == []
+        failures += 1
+        assert failures * step < 2 * MIB, f"{args} does not get through with {failures * step} bytes"
+    undo()
+    snap(*(words() if callable(words) else words))
+    return failures
+
+
+def test_every_step_of_import_and_load(small, tmp_path):
+    web = small.content("web")
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(noise(64 * KIB, 5))
+    assert level_by_level(small, ["import", disk, "new:1"], lambda: small("rmi", "--yes", "new:1")) >= 5
+    assert small.content("new:1") == disk.read_bytes()
+    small("save", "-o", tmp_path / "new.tar", "new:1")
+
+    def forget():
+        small("rmi", "--yes", "new:1")
+        small("prune", "--yes")
+
+    forget()
+    assert level_by_level(small, ["load", "-i", tmp_path / "new.tar"], forget) >= 5
+    assert small.content("new:1") == disk.read_bytes()
+    assert small.content("web") == web and small.content("base:1") == small.base
+
+
+def test_every_step_of_create_snapshot_and_clone(small):
+    web = small.content("web")
+    assert level_by_level(small, ["create", "new", "--from", "base:1"], lambda: small("rm", "--yes", "new")) >= 3
+    assert small.content("new") == small.base
+    assert level_by_level(small, ["snapshot", "web", "s"], lambda: small("rm", "--yes", "web@s")) >= 3
+    assert small.content("web@s") == web and small.content("web") == web
+    small.write("web", {3 * MIB: noise(4096, 3)})  # so that there is something to seal again
+    web = small.content("web")
+    assert level_by_level(small, ["clone", "web", "copy"], lambda: small("rm", "--yes", "copy")) >= 3
+    assert small.content("copy") == web and small.content("web") == web
+
+
+def test_every_step_of_commit(small):
+    # A volume of its own each time: what a failed commit leaves of one is not what the next begins with.
+    expected = changed_volumes(small, 0, 30)
+    names = iter(expected)
+    used = []
+
+    def words():
+        used.append(next(names))
+        return ["commit", used[-1], f"new:{used[-1]}"]
+
+    assert level_by_level(small, words, lambda: None, 8 * KIB) >= 5
+    for name in used[-2:]:
+        assert small.content(f"image:new:{name}") == expected[name]
+    for name in used[:-2]:
+        assert small.content(name) == expected[name]
+    # One that failed early, and one that failed late.
+    for name in (used[0], used[-3]):
+        small("commit", name, f"late:{name}")
+        assert small.content(f"image:late:{name}") == expected[name]
 
 
 def test_writes_over_nbd_get_enospc_and_the_volume_goes_on(small):
