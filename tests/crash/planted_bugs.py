@@ -1,0 +1,158 @@
+#!/usr/bin/python3
+"""Plants bugs in a copy of the engine, one at a time, and sees that the tests of its durability notice each.
+
+  planted_bugs.py [NAME...]      all, or those
+
+Needs a tree that is configured like the one it runs from (tools/setup test). Works in a temporary copy; ends with
+'N passed, N failed', a bug that no test notices being a failure. Takes about half a minute a bug.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+# In this order until one fails. The last is the full enumeration.
+TESTS = [
+    ["engine/delta/delta_crash_test"],
+    ["engine/delta/delta_fault_test"],
+    ["engine/delta/delta_live_test"],
+    ["engine/delta/delta_test"],
+    ["tests/crash/crash_test", "--seeds", "1"],
+]
+TARGETS = [test[0] for test in TESTS]
+LIMIT = 300  # seconds of a test: a bug may make it hang, which is noticing, too
+
+FLUSH, JOURNAL, MAP = "engine/delta/flush.cpp", "engine/delta/journal.cpp", "engine/delta/map_file.cpp"
+RECOVERY, CHECKPOINT = "engine/delta/recovery.cpp", "engine/delta/checkpoint.cpp"
+
+# name: (file, what stands there, what is put in its place)
+BUGS = {
+    "the data file is not synced before the record that names its blocks": (
+        FLUSH, "auto synced = co_await sync_data(next_sync());\n    SNAP_CO_RETURN_IF_ERROR(synced);\n    data_synced_",
+        "data_synced_"),
+    "the data file is synced after the record that names its blocks": (
+        FLUSH, "    auto recorded = co_await record(std::move(changes), through);\n",
+        "    auto recorded = co_await record(std::move(changes), through);\n"
+        "    auto late = co_await sync_data(next_sync());\n    SNAP_CO_RETURN_IF_ERROR(late);\n"),
+    "a flush is answered before its record is written": (
+        FLUSH, "auto committed = co_await commit(Path::kSmall);",
+        "Result<void> committed;\n    EventLoop::current()->spawn([](DeltaImpl* self) -> Task<void> {\n"
+        "      auto late = co_await self->commit(Path::kSmall);\n      (void)late;\n    }(this));"),
+    "a record is not synced": (
+        JOURNAL, "auto synced = co_await data_sync(direct_ != nullptr ? *direct_ : *file_);", "Result<void> synced;"),
+    "the journal's header is not synced": (
+        JOURNAL, "  auto synced = co_await data_sync(*file_);\n  SNAP_CO_RETURN_IF_ERROR(synced);\n  has_header_ = true;",
+        "  has_header_ = true;"),
+    "a segment of the map is not synced": (
+        MAP, "    auto synced = co_await data_sync(*file_);\n    SNAP_CO_RETURN_IF_ERROR(synced);\n  } while",
+        "  } while"),
+    "the map's new file is not synced before it is renamed": (
+        MAP, "auto synced = co_await data_sync(*map.file_);", "Result<void> synced;"),
+    "the directory is not synced after a compaction": (
+        CHECKPOINT, "  auto synced = co_await dir_->sync();\n  SNAP_CO_RETURN_IF_ERROR(synced);\n  map_ =", "  map_ ="),
+    "what recovery replays is not synced": (
+        RECOVERY, "    auto synced = co_await sync_data(next_sync());\n    SNAP_CO_RETURN_IF_ERROR(synced);\n", ""),
+    "what a dead process left in the page cache is not synced": (
+        RECOVERY, "auto data_synced = co_await data_sync(data);", "Result<void> data_synced;\n  (void)data;"),
+    "records are not replayed": (
+        RECOVERY, "if (!tail->blocks.empty() && !live) {", "if (false) {"),
+    "blocks of a superseded record are replayed": (JOURNAL, "      tail.blocks.clear();\n", ""),
+    "the checksum of a frame's body is ignored": (
+        "engine/delta/delta_format.cpp", "if (xxh3_keyed(body, context.secret) != head.body_checksum) return none;",
+        ""),
+    "a short write counts as whole": (
+        "engine/delta/delta.cpp", "} else if (*written < bytes.size()) {\n      auto rest = co_await write_all(*data_, "
+        "bytes.subspan(*written), at + *written);\n      if (!rest) error = rest.error();\n    }", "}"),
+    "a write of a block that has data does not make it dirty": (
+        "engine/delta/block_map.cpp", "dirty_of(w) | mask);\n  } while (!word.compare_exchange_weak(w, after));\n  if (dirty",
+        "dirty_of(w) | static_cast<BlockMask>(mask & ~data_of(w)));\n"
+        "  } while (!word.compare_exchange_weak(w, after));\n  if (dirty"),
+    "a write made during a commit counts as covered by it": (
+        FLUSH, "  synced_.store(epoch);", "  synced_.store(epoch_.load() + (epoch & 0));"),
+    "an area of the journal is filled again before a segment covers it": (
+        FLUSH, "    auto freed = co_await checkpoint_frozen();\n    SNAP_CO_RETURN_IF_ERROR(freed);\n", ""),
+    "the number of a torn record is given again": (RECOVERY, "(tail->torn ? 1 : 0)", "0"),
+    "a hole is punched after the block was let go": (
+        "engine/delta/zero.cpp", "  if (any_data) {\n    auto punched",
+        "  for (std::uint64_t at = begin; at < end; at = round_down(at, kChunkSize) + kChunkSize)\n"
+        "    blocks_->release(chunk_of(ByteOffset(at)), blocks_between(chunk_of(ByteOffset(at)), begin, end));\n"
+        "  if (any_data) {\n    co_await yield_now();\n    auto punched"),
+    "a shrink cuts the file before its segment is stable": (
+        "engine/delta/checkpoint.cpp", "Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {\n",
+        "Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {\n"
+        "  auto early = co_await data_->truncate(data_file_size(new_size));\n  SNAP_CO_RETURN_IF_ERROR(early);\n"),
+    "a live map counts after a failed sync": (
+        FLUSH, "  if (blocks_->live() != nullptr) blocks_->live()->discount();\n", ""),
+    "a live map is taken whoever opened the delta since": (
+        "engine/delta/live_map.cpp", "h.token != token ||", ""),
+    "with a live map records are replayed over newer blocks": (
+        RECOVERY, "if (!tail->blocks.empty() && !live) {", "if (!tail->blocks.empty()) {"),
+}
+
+
+def run(argv, **kwargs):
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **kwargs)
+
+
+class Copy:
+    """A copy of the tree, built."""
+
+    def __init__(self, folder):
+        self.top = pathlib.Path(folder)
+        listed = run(["git", "-C", TOP, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]).stdout
+        for name in filter(None, listed.split("\0")):
+            if (TOP / name).is_file():
+                (self.top / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.top / name).write_bytes((TOP / name).read_bytes())
+
+    def build(self):
+        return run(["tools/build"], cwd=self.top, env={**os.environ, "TARGETS": " ".join(TARGETS), "CXXFLAGS":
+                                                       "-Wno-error -w"})
+
+    def noticed_by(self):
+        """The first test that fails, or None."""
+        for test in TESTS:
+            try:
+                done = run([self.top / "build" / test[0], *test[1:]], timeout=LIMIT)
+            except subprocess.TimeoutExpired:
+                return f"{test[0]}, which does not end"
+            if done.returncode != 0:
+                return test[0]
+        return None
+
+
+def main():
+    chosen = sys.argv[1:] or list(BUGS)
+    unknown = [name for name in chosen if name not in BUGS]
+    if unknown:
+        sys.exit(f"planted_bugs.py: no bug {unknown[0]!r}; known are:\n  " + "\n  ".join(BUGS))
+    passed = failed = 0
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        copy = Copy(folder)
+        built = copy.build()
+        if built.returncode != 0 or copy.noticed_by():
+            sys.exit(f"planted_bugs.py: the tests fail without any bug\n{built.stdout[-2000:]}")
+        for name in chosen:
+            file, old, new = BUGS[name]
+            path = copy.top / file
+            text = path.read_text()
+            found = text.count(old)
+            path.write_text(text.replace(old, new))
+            by = None
+            if found == 1 and copy.build().returncode == 0:
+                by = copy.noticed_by()
+                verdict = f"noticed by {by}" if by else "FAILED: no test notices it"
+            else:
+                verdict = f"FAILED: it cannot be planted, {file} has its place {found} times"
+            print(f"{name}\n    {verdict}", flush=True)
+            passed, failed = passed + bool(by), failed + (not by)
+            path.write_text(text)
+    print(f"{passed} passed, {failed} failed")
+    return failed != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
