@@ -1,8 +1,11 @@
 """import, images, history, inspect, tag, rmi."""
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
+import time
 
 import pytest
 from conftest import GIB, KIB, MIB, Client, data_of, noise, sh, sparse_file
@@ -242,3 +245,21 @@ def test_names_that_do_not_exist_get_exit_code_4_and_the_nearest_that_does(base)
     base.fails("rmi", "--yes", "nothing-like-it-at-all", code=4)
     base.fails("history", "database", code=4, says="volume")
     base.fails("rm", "--yes", "base:1", code=4, says="image")
+
+
+def test_on_a_terminal_the_id_of_an_import_has_a_line_of_its_own(snap):
+    ours, theirs = pty.openpty()
+    program = snap.popen("import", "-", "new:1", stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    for seed in range(4):
+        program.stdin.write(noise(4 * MIB, seed))
+        program.stdin.flush()
+        time.sleep(0.2)  # the bar is not drawn all the time
+    seen = os.read(ours, 64 * KIB)  # the bar
+    program.stdin.close()
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while piece := os.read(ours, 64 * KIB):
+            seen += piece
+    os.close(ours)
+    assert program.wait(timeout=30) == 0
+    assert b"import" in seen and b"\x1b[K" + snap.images()["new:1"].encode() + b"\r\n" in seen, seen

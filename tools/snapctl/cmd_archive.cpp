@@ -68,7 +68,6 @@ Task<Result<int>> run_load(Context& context, LoadOptions options) {
   bool words = !context.options().json && !context.options().quiet;
   auto on_layer = [&context, words](const BlobDigest& digest, bool existed) {
     if (!words) return;
-    context.end_progress();
     context.print(fmt::format("{}: {}\n", context.short_id(digest.hex()),
                               existed ? "Already exists" : "Load complete"));
   };

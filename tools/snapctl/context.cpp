@@ -111,6 +111,7 @@ Task<Result<Store*>> Context::store(Store::OpenOptions options) {
 }
 
 void Context::print(std::string_view text) {
+  end_progress();
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 

@@ -55,7 +55,7 @@ class Context {
   Task<Result<Store*>> store();
   Task<Result<Store*>> store(Store::OpenOptions options);
 
-  /// Writes to standard output. Failures show in finish_output().
+  /// Writes to standard output, once the progress line has ended. Failures show in finish_output().
   void print(std::string_view text);
   /// Prints an error as the program does; for commands that go on after one.
   void report(const Error& error);
