@@ -7,8 +7,6 @@ namespace snap {
 
 namespace {
 
-constexpr unsigned kBlobMode = 0444;
-
 Error missing(const Error& error, BlobDigest digest) {
   if (error.code() != ErrorCode::kNotFound) return error;
   return Error(ErrorCode::kNotFound, "blob " + digest.str() + " is not in the store");
@@ -83,10 +81,7 @@ Task<Result<BlobStore::Put>> BlobStore::put(std::string bytes) {
 
 Task<Result<BlobStore::Put>> BlobStore::put_in(Directory& scratch, std::string bytes,
                                                BlobDigest digest) {
-  OpenFlags flags;
-  flags.write = flags.create = flags.exclusive = true;
-  flags.mode = kBlobMode;
-  auto file = co_await scratch.open("blob", flags);
+  auto file = co_await scratch.open("blob", kNewBlob);
   if (!file) co_return file.error();
   auto written = co_await write_all(**file, bytes_of(bytes), ByteOffset(0));
   if (!written) co_return written.error();
@@ -103,12 +98,6 @@ Task<Result<BlobStore::Put>> BlobStore::adopt(Directory& from, std::string name,
   if (!file) co_return file.error();
   auto stat = co_await (*file)->stat();
   if (!stat) co_return stat.error();
-  if (stat->mode != kBlobMode) {
-    auto moded = co_await (*file)->set_mode(kBlobMode);
-    if (!moded) co_return moded.error();
-    auto synced = co_await full_sync(**file);
-    if (!synced) co_return synced.error();
-  }
   file->reset();
   // docs/durability.md, Publish: the bytes are durable before they get the name.
   auto renamed = co_await from.rename(name, *dir_, digest.hex(), true);

@@ -20,6 +20,10 @@
 
 namespace snap {
 
+/// How the file of a blob to be is made: with the mode that it keeps, so that the sync of its bytes
+/// is the last that it needs.
+inline constexpr OpenFlags kNewBlob{.write = true, .create = true, .exclusive = true, .mode = 0444};
+
 class BlobStore {
  public:
   /// `blobs` is store/blobs/sha256, `tmp` is store/tmp.
@@ -42,10 +46,10 @@ class BlobStore {
   };
   /// Stores small bytes (a config or manifest). Durable when it returns.
   Task<Result<Put>> put(std::string bytes);
-  /// Takes the finished, synced file `name` of `from` into the store as `digest`, which the caller
-  /// has computed from its bytes: mode 0444, renamed without replacing, directory synced. If the
-  /// blob exists, the file is removed instead (Corrupt if the sizes differ). Durable when it
-  /// returns.
+  /// Takes the finished, synced file `name` of `from`, made with kNewBlob, into the store as
+  /// `digest`, which the caller has computed from its bytes: renamed without replacing, directory
+  /// synced. If the blob exists, the file is removed instead (Corrupt if the sizes differ). Durable
+  /// when it returns.
   Task<Result<Put>> adopt(Directory& from, std::string name, BlobDigest digest);
 
   /// Removes a blob. Only under the exclusive store lock, by a sweep that found it unreferenced.

@@ -91,8 +91,7 @@ Task<Result<Volume::Pause>> push_delta(OpenVolume::Impl& volume, VolumeRecord ne
 
 Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, Volume::Parts parts, std::size_t first,
                                       std::uint64_t size, PackOptions options) {
-  auto file = co_await scratch.dir().open(kScratchLayer,
-                                          {.write = true, .create = true, .exclusive = true});
+  auto file = co_await scratch.dir().open(kScratchLayer, kNewBlob);
   if (!file) co_return file.error();
   PackSource source;
   source.first = first;

@@ -47,8 +47,7 @@ Task<Result<Sealed>> seal(OpenVolume::Impl& volume) {
 
 /// A layer that mentions nothing: for its size alone.
 Task<Result<PackedLayer>> empty_layer(Scratch& scratch, std::uint64_t size, bool bottom) {
-  auto file = co_await scratch.dir().open(kScratchLayer,
-                                          {.write = true, .create = true, .exclusive = true});
+  auto file = co_await scratch.dir().open(kScratchLayer, kNewBlob);
   if (!file) co_return file.error();
   LayerWriter writer(std::move(*file), {.virtual_size = size, .bottom = bottom});
   auto written = co_await writer.finish();

@@ -82,7 +82,7 @@ Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer,
 Task<Result<PackedLayer>> write_layer(Directory& dir, ImportSource& source,
                                       const Store::ImportOptions& options,
                                       const Progress& progress) {
-  auto file = co_await dir.open(kScratchLayer, {.write = true, .create = true, .exclusive = true});
+  auto file = co_await dir.open(kScratchLayer, kNewBlob);
   if (!file) co_return file.error();
   LayerWriter writer(std::move(*file),
                      {.virtual_size = source.size().value_or(kMaxVolumeSize),

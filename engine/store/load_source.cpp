@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "engine/store/blob_store.h"
 #include "engine/store/names.h"
 #include "snap/limits.h"
 
@@ -21,7 +22,7 @@ constexpr std::string_view kBlobPrefix = "blobs/sha256/";
 class IncomingBlob {
  public:
   static Task<Result<std::unique_ptr<IncomingBlob>>> begin(Directory& dir, BlobDigest digest) {
-    auto file = co_await dir.open(digest.hex(), {.write = true, .create = true, .exclusive = true});
+    auto file = co_await dir.open(digest.hex(), kNewBlob);
     if (!file) co_return file.error();
     co_return std::unique_ptr<IncomingBlob>(new IncomingBlob(std::move(*file), digest));
   }

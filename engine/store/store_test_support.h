@@ -26,7 +26,7 @@ inline Task<Result<Image>> add_image(Store& store, std::string name, std::uint8_
   Store::Impl& impl = store.impl();
   auto scratch = co_await impl.scratch();
   if (!scratch) co_return scratch.error();
-  auto file = co_await scratch->dir().open("layer", for_write());
+  auto file = co_await scratch->dir().open("layer", kNewBlob);
   if (!file) co_return file.error();
   LayerWriter::Options options;
   options.virtual_size = 1u << 20;

@@ -149,7 +149,7 @@ Task<Result<Image>> add_slowly(Store* store, Image like, std::string file, Async
   auto scratch = co_await impl.scratch();
   if (!scratch) co_return scratch.error();
   const std::string bytes = slurp(file);
-  auto out = co_await scratch->dir().open("layer", for_write());
+  auto out = co_await scratch->dir().open("layer", kNewBlob);
   if (!out) co_return out.error();
   auto written = co_await write_all(**out, bytes_of(bytes), ByteOffset(0));
   if (!written) co_return written.error();
