@@ -78,7 +78,7 @@ def allowed(seed, durable, fua, issued):
 
 def run_and_cut(disk, cut, seed):
     """Runs the client in a guest until it has come some way, and kills the guest. Gives what was printed."""
-    wanted = random.randrange(20, 400)
+    wanted = random.randrange(20, 150)
     guest = subprocess.Popen([GUEST, "-V", "-d", disk, "-k", cut, "-t", "100", "--", sys.executable, __file__,
                               "/run/disk0/store", str(seed)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              env={**os.environ, "SNAPCTL": str(PROGRAM)})
