@@ -62,7 +62,8 @@ Task<Result<std::unique_ptr<Delta>>> Delta::create(std::unique_ptr<Directory> di
   DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
                          std::move(log)};
   auto delta = std::make_unique<DeltaImpl>(std::move(files));
-  co_await delta->go_live(std::move(options.live_folder));
+  auto ready = co_await delta->go_live(std::move(options.live_folder));
+  SNAP_CO_RETURN_IF_ERROR(ready);
   std::unique_ptr<Delta> out = std::move(delta);
   co_return std::move(out);
 }

@@ -10,21 +10,6 @@ using namespace snap::delta_test;
 
 namespace {
 
-/// Runs until the disk freezes or all is done; then freezes it, and ends.
-Task<void> workload(Run* run, bool resizes) {
-  PatternSource below;
-  auto opened = co_await Delta::open(run->disk.root(), Delta::Mode::kReadWrite);
-  if (!opened) co_return;
-  for (std::uint64_t i = 0; i < run->operations; ++i) {
-    auto done = co_await one_operation(run, opened->get(), &below, resizes);
-    if (!done) break;
-  }
-  if (!run->disk.frozen()) run->disk.freeze_after(0);
-  // Waits for what runs in the background; writes nothing any more.
-  auto closed = co_await (*opened)->close();
-  (void)closed;
-}
-
 Task<void> recover(Run* run, SimDisk* disk, Delta::Mode mode, bool* right) {
   auto delta = co_await Delta::open(disk->root(), mode);
   if (!delta) {
@@ -68,10 +53,7 @@ void check_state(Run& run, std::unique_ptr<SimDisk> disk, std::mt19937_64& rando
 
 std::uint64_t changes_of(std::uint64_t seed, std::uint64_t operations, bool resizes) {
   Run run(seed, operations);
-  run.loop.run(create_small(&run.disk));
-  const std::uint64_t before = run.disk.changes();
-  run.loop.run(workload(&run, resizes));
-  return run.disk.changes() - before;
+  return delta_test::changes_of(run, resizes);
 }
 
 void cut_at(std::uint64_t seed, std::uint64_t operations, bool resizes, std::uint64_t n) {

@@ -67,8 +67,9 @@ class DeltaImpl final : public Delta {
   /// Applies what the journal held beyond the map, and makes it durable in the map. With `live`,
   /// all that a dead process knew, whose data is synced: that in place of the journal's blocks.
   Task<Result<void>> recover(std::optional<std::vector<Change>> live);
-  /// Last, before anything is served.
-  Task<void> go_live(std::string folder);
+  /// Last, before anything is served. Fails only if the token of an earlier process stays; why
+  /// there is no live map is told by live_trouble().
+  Task<Result<void>> go_live(std::string folder);
 
  private:
   /// The rest of a write of many pieces, shared by those who work on it.
@@ -104,6 +105,7 @@ class DeltaImpl final : public Delta {
   // recovery.cpp
   /// Applies what the live map knows beyond map and journal, and gives that.
   Result<std::vector<Change>> take_live(std::vector<Change> live);
+  Task<Result<void>> start_live(std::string folder);
 
   // flush.cpp
   void mark(std::atomic<std::uint64_t>& epoch_of_last);

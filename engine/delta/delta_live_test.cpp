@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "engine/delta/delta_model.h"
+#include "engine/delta/fault_disk.h"
 #include "engine/delta/live_map.h"
 #include "engine/io/unique_fd.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 constexpr std::uint64_t kLeaves = 1000;
 constexpr std::size_t kLeafBytes = 4160;
+constexpr const char* kRun = "run";
 
 /// The one live map in `folder`, if there is one.
 std::optional<std::string> live_file(const std::string& folder) {
@@ -82,21 +84,6 @@ class Memory {
   std::string name_;
 };
 
-Task<void> workload(Run* run, bool resizes) {
-  PatternSource below;
-  auto folder = run->live_folder;
-  auto opening = Delta::open(run->disk.root(), Delta::Mode::kReadWrite, std::move(folder));
-  auto opened = co_await std::move(opening);
-  if (!opened) co_return;
-  for (std::uint64_t i = 0; i < run->operations; ++i) {
-    auto done = co_await one_operation(run, opened->get(), &below, resizes);
-    if (!done) break;
-  }
-  if (!run->disk.frozen()) run->disk.freeze_after(0);
-  auto closed = co_await (*opened)->close();
-  (void)closed;
-}
-
 Task<void> recover(Run* run, SimDisk* disk, bool* right) {
   auto folder = run->live_folder;
   auto opening = Delta::open(disk->root(), Delta::Mode::kReadWrite, std::move(folder));
@@ -114,13 +101,10 @@ std::uint64_t changes_of(std::uint64_t seed, std::uint64_t operations, bool resi
   Memory memory;
   Run run(seed, operations);
   run.live_folder = memory.folder();
-  run.loop.run(create_small(&run.disk));
-  const std::uint64_t before = run.disk.changes();
-  run.loop.run(workload(&run, resizes));
-  return run.disk.changes() - before;
+  return delta_test::changes_of(run, resizes);
 }
 
-/// Recovers from `from` and gives the changes of the disk that it took.
+/// Recovers from what is on `disk` and gives the changes of the disk that it took.
 std::uint64_t recovers(Run& run, SimDisk& disk) {
   SimLoop loop(1);
   bool right = false;
@@ -382,4 +366,47 @@ TEST_CASE("after a failed sync the live map does not count, for what it names ma
   std::vector<std::byte> below(8);
   PatternSource::fill(ByteOffset(0), below);
   CHECK(seen == below[0]);
+}
+
+namespace {
+struct Opened {
+  bool well = false;
+  bool trouble = false;
+};
+/// Makes a delta in `path`, leaves a token there, and opens it through the faults of `plan`.
+Task<void> open_with(std::string path, std::shared_ptr<FaultPlan> plan, std::string folder,
+                     Opened* out) {
+  Delta::CreateOptions options{test_uuid(3), kSize, {}};
+  auto root = must(co_await open_directory(path));
+  auto creating = Delta::create(std::move(root), std::move(options));
+  must(co_await must(co_await std::move(creating))->close());
+  root = must(co_await open_directory(path));
+  auto run = must(co_await root->open(kRun, for_write()));
+  const std::vector<std::byte> token(16, std::byte{1});
+  must(co_await write_all(*run, token, ByteOffset(0)));
+  std::unique_ptr<Directory> dir = std::make_unique<FaultDirectory>(std::move(root), plan);
+  auto opening = Delta::open(std::move(dir), Delta::Mode::kReadWrite, std::move(folder));
+  auto delta = co_await std::move(opening);
+  out->well = delta.has_value();
+  if (!delta) co_return;
+  out->trouble = (*delta)->live_trouble().has_value();
+  must(co_await (*delta)->close());
+}
+}  // namespace
+
+TEST_CASE("the token of an earlier process does not outlive an opening, or nothing is opened") {
+  TestRig rig("threads");
+  Memory memory;
+  auto plan = std::make_shared<FaultPlan>();
+  const bool stays = GENERATE(false, true);
+  plan->decide = [stays](const FaultEvent& event) {
+    const bool write = event.kind == FaultEvent::Kind::kWrite && event.name == kRun;
+    const bool unlink = event.kind == FaultEvent::Kind::kUnlink && event.name == kRun;
+    return write || (stays && unlink) ? FaultAction::fail() : FaultAction::pass();
+  };
+  Opened opened;
+  rig.loop->run(open_with(rig.temp.path(), plan, memory.folder(), &opened));
+  CHECK(opened.well == !stays);
+  CHECK(opened.trouble == !stays);
+  CHECK(std::filesystem::exists(rig.temp.path() + "/" + kRun) == stays);
 }

@@ -168,6 +168,30 @@ inline Task<Result<void>> one_operation(Run* run, Delta* delta, BlockSource* bel
   co_return done;
 }
 
+/// Runs until the disk freezes or all is done; then freezes it, and ends.
+inline Task<void> workload(Run* run, bool resizes) {
+  PatternSource below;
+  auto opening = Delta::open(run->disk.root(), Delta::Mode::kReadWrite, run->live_folder);
+  auto opened = co_await std::move(opening);
+  if (!opened) co_return;
+  for (std::uint64_t i = 0; i < run->operations; ++i) {
+    auto done = co_await one_operation(run, opened->get(), &below, resizes);
+    if (!done) break;
+  }
+  if (!run->disk.frozen()) run->disk.freeze_after(0);
+  // Waits for what runs in the background; writes nothing any more.
+  auto closed = co_await (*opened)->close();
+  (void)closed;
+}
+
+/// The changes of the disk that a workload makes which nothing cuts off.
+inline std::uint64_t changes_of(Run& run, bool resizes) {
+  run.loop.run(create_small(&run.disk));
+  const std::uint64_t before = run.disk.changes();
+  run.loop.run(workload(&run, resizes));
+  return run.disk.changes() - before;
+}
+
 inline Task<void> compare(Run* run, Delta* delta, bool* right) {
   Model& m = run->model;
   *right = m.sizes.count(delta->size()) == 1;

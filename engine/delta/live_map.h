@@ -14,9 +14,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/base/uuid.h"
 #include "engine/io/unique_fd.h"
@@ -44,9 +44,9 @@ class LiveMap {
   /// Makes an empty one in place of what is there. It counts for nothing before count().
   static Result<std::unique_ptr<LiveMap>> make(const LivePlace& place, Token token,
                                                std::uint64_t leaves, std::size_t leaf_bytes);
-  /// What a process left that died: calls `each` with every leaf that may hold something (in zeroed
-  /// memory where it has none), ascending, until it returns false. False if there is no live map
-  /// of this boot, delta and token, or it does not count.
+  /// What a process left that died: calls `each` with every leaf that may hold something,
+  /// ascending. False if there is no live map of this boot, delta and token, or it does not count;
+  /// the first error of `each`, or of the file.
   using EachLeaf = std::function<Result<void>(std::uint64_t index, const void* leaf)>;
   static Result<bool> read(const LivePlace& place, Token token, std::uint64_t leaves,
                            std::size_t leaf_bytes, const EachLeaf& each);

@@ -159,7 +159,8 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
   auto delta = std::make_unique<DeltaImpl>(std::move(files));
   auto recovered = co_await delta->recover(std::move(*live));
   SNAP_CO_RETURN_IF_ERROR(recovered);
-  co_await delta->go_live(std::move(live_folder));
+  auto ready = co_await delta->go_live(std::move(live_folder));
+  SNAP_CO_RETURN_IF_ERROR(ready);
   std::unique_ptr<Delta> out = std::move(delta);
   co_return std::move(out);
 }
@@ -186,33 +187,31 @@ Task<void> Delta::forget_live(Directory& dir, Uuid id, std::string live_folder) 
   if (place) LiveMap::remove(*place);
 }
 
-Task<void> DeltaImpl::go_live(std::string folder) {
-  if (folder.empty()) {
-    // What an earlier process left counts no longer once this one changes something.
-    auto gone = co_await dir_->unlink(kRunName);
-    (void)gone;
-    co_return;
+Task<Result<void>> DeltaImpl::go_live(std::string folder) {
+  if (!folder.empty()) {
+    auto started = co_await start_live(std::move(folder));
+    if (started) co_return Result<void>();
+    live_trouble_ = started.error();
   }
+  // What an earlier process left must not count once this one changes something.
+  auto gone = co_await dir_->unlink(kRunName);
+  if (!gone && gone.error().code() != ErrorCode::kNotFound) co_return gone.error();
+  co_return Result<void>();
+}
+
+Task<Result<void>> DeltaImpl::start_live(std::string folder) {
   SystemRandom random;
   const LiveMap::Token token = LiveMap::Token::make(random);
   auto written = co_await write_token(*dir_, token);
-  if (!written) {
-    live_trouble_ = written.error();
-    co_return;
-  }
+  SNAP_CO_RETURN_IF_ERROR(written);
   auto place = live_place(folder, id_, *data_);
-  if (!place) {
-    live_trouble_ = place.error();
-    co_return;
-  }
+  SNAP_CO_RETURN_IF_ERROR(place);
   auto live = BlockMap::make_live(*place, token);
-  if (!live) {
-    live_trouble_ = live.error();
-    co_return;
-  }
+  if (!live) LiveMap::remove(*place);
+  SNAP_CO_RETURN_IF_ERROR(live);
   blocks_->go_live(std::move(*live));
-  if (blocks_->live()->counts()) co_return;
-  live_trouble_ = Error(ErrorCode::kNoSpace, "no space left in " + folder);
+  if (blocks_->live()->counts()) co_return Result<void>();
+  co_return Error(ErrorCode::kNoSpace, "no space left in " + folder);
 }
 
 Result<std::vector<Change>> DeltaImpl::take_live(std::vector<Change> live) {
