@@ -78,8 +78,7 @@ Task<void> sync_written(std::shared_ptr<File> file, std::shared_ptr<SyncState> s
 
 class LayerWriter::Impl {
  public:
-  Impl(std::shared_ptr<File> out, Options options)
-      : file_(std::move(out)), out_(*file_), options_(options) {
+  Impl(std::shared_ptr<File> out, Options options) : file_(std::move(out)), options_(options) {
     for (auto* batch : {&filling_, &hashing_, &written_})
       *batch = std::make_shared<LayerBatch>(options_);
   }
@@ -104,7 +103,7 @@ class LayerWriter::Impl {
     auto written = co_await finish_file();
     if (!written) co_return fail(written.error());
     failed_.emplace(ErrorCode::kInvalidArgument,
-                    "layer " + out_.path() + " is finished: nothing can be added to it");
+                    "layer " + file_->path() + " is finished: nothing can be added to it");
     co_return written;
   }
 
@@ -115,7 +114,7 @@ class LayerWriter::Impl {
   }
 
   Error refuse(std::string why) const {
-    return Error(ErrorCode::kInvalidArgument, "layer " + out_.path() + ": " + std::move(why));
+    return Error(ErrorCode::kInvalidArgument, "layer " + file_->path() + ": " + std::move(why));
   }
 
   Result<void> accept(ChunkIndex chunk, BlockMask data, BlockMask zero, std::size_t bytes) {
@@ -176,7 +175,7 @@ class LayerWriter::Impl {
       SNAP_CO_RETURN_IF_ERROR(wrote);
     }
     if (position_ == begin) co_return Result<void>{};
-    auto writeback = start_writeback(out_, ByteOffset(begin), position_ - begin);
+    auto writeback = start_writeback(*file_, ByteOffset(begin), position_ - begin);
     auto begun = co_await writeback;
     static_cast<void>(begun);  // a hint: a sync tells of what could not be written
     co_return sync_in_background();
@@ -195,7 +194,7 @@ class LayerWriter::Impl {
   }
 
   Task<Result<void>> begin_file() {
-    auto stat = co_await out_.stat();
+    auto stat = co_await file_->stat();
     SNAP_CO_RETURN_IF_ERROR(stat);
     if (stat->size != 0)
       co_return refuse("the file to write it to is not empty, it has " +
@@ -206,7 +205,7 @@ class LayerWriter::Impl {
   Task<Result<void>> write_out(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
       auto piece = bytes.first(std::min(bytes.size(), kLayerPieceBytes));
-      auto wrote = co_await write_all(out_, piece, ByteOffset(position_));
+      auto wrote = co_await write_all(*file_, piece, ByteOffset(position_));
       SNAP_CO_RETURN_IF_ERROR(wrote);
       position_ += piece.size();
       bytes = bytes.subspan(piece.size());
@@ -274,7 +273,7 @@ class LayerWriter::Impl {
     SNAP_CO_RETURN_IF_ERROR(wrote);
     co_await syncs_->running.wait();
     if (syncs_->failed) co_return *syncs_->failed;
-    auto synced = co_await full_sync(out_);
+    auto synced = co_await full_sync(*file_);
     SNAP_CO_RETURN_IF_ERROR(synced);
     co_return Written{footer_.info, BlobDigest{blob_->finish()}};
   }
@@ -306,7 +305,6 @@ class LayerWriter::Impl {
   }
 
   std::shared_ptr<File> file_;
-  File& out_;
   Options options_;
   std::shared_ptr<SyncState> syncs_ = std::make_shared<SyncState>();
   std::uint64_t sync_begun_ = 0;  // position_ when the last one began
