@@ -275,7 +275,9 @@ Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {
   size_.store(new_size, std::memory_order_release);
   if (new_size < old_size) {
     const std::uint64_t before = blocks_->present_chunks();
+    const std::uint64_t data_before = blocks_->data_blocks();
     blocks_->drop_beyond(new_size);
+    give_blocks(data_before - blocks_->data_blocks());
     claimed_.fetch_sub(before - blocks_->present_chunks());
     // Only gives space back: no bit stands for what is beyond, and opening cuts it off.
     auto sized = co_await data_->truncate(data_file_size(new_size));

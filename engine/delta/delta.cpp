@@ -3,6 +3,7 @@
 #include "engine/delta/delta.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "engine/delta/delta_impl.h"
@@ -100,7 +101,46 @@ Delta::Stats DeltaImpl::stats() const {
   s.syncs = syncs_.load();
   s.records = records_.load();
   s.checkpoints = checkpoints_.load();
+  s.limit_hits = limit_hits_.load();
+  s.shared_limit_hits = shared_limit_hits_.load();
+  s.disk_full_hits = disk_full_hits_.load();
   return s;
+}
+
+// ---- Space
+
+void DeltaImpl::set_limit(std::optional<std::uint64_t> bytes) {
+  quota_.set_bound(bytes ? static_cast<std::int64_t>(*bytes / kBlockSize) : BlockQuota::kEndless);
+}
+
+Result<void> DeltaImpl::take_blocks(unsigned blocks) {
+  if (!quota_.take(blocks)) {
+    limit_hits_.fetch_add(1);
+    return Error(ErrorCode::kNoSpace,
+                 "no space left: delta " + id_.str() + " holds " +
+                     std::to_string(blocks_->data_blocks() * kBlockSize) + " bytes and may hold " +
+                     std::to_string(static_cast<std::uint64_t>(quota_.bound()) * kBlockSize) +
+                     ", the volume's limit; discard what is not needed, or raise the limit");
+  }
+  if (shared_quota_ != nullptr && !shared_quota_->take(blocks)) {
+    quota_.give(blocks);
+    shared_limit_hits_.fetch_add(1);
+    return Error(
+        ErrorCode::kNoSpace,
+        "no space left: the store's limit is reached; free some of it, or raise the limit");
+  }
+  return {};
+}
+
+void DeltaImpl::give_blocks(std::uint64_t blocks) noexcept {
+  if (blocks == 0) return;
+  quota_.give(blocks);
+  if (shared_quota_ != nullptr) shared_quota_->give(blocks);
+}
+
+Error DeltaImpl::counted(const Error& error) {
+  if (error.code() == ErrorCode::kNoSpace) disk_full_hits_.fetch_add(1);
+  return error;
 }
 
 // ---- Read
@@ -208,12 +248,21 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
   // meets another write of its block.
   const MapWord before = co_await blocks_->hold(chunk, mask);
   const bool claims = (data_of(before) | zero_of(before)) == 0;
-  if ((mask & ~data_of(before)) != 0 && !has_space(before)) {
-    auto reserved = co_await reserve_more();
-    if (!reserved) {
-      if (claims) claimed_.fetch_sub(1);
+  const auto fresh = static_cast<unsigned>(std::popcount(mask & ~std::uint32_t{data_of(before)}));
+  if (fresh != 0) {
+    auto taken = take_blocks(fresh);
+    if (!taken) {
       blocks_->release(chunk, mask);
-      co_return reserved.error();
+      co_return taken.error();
+    }
+    if (!has_space(before)) {
+      auto reserved = co_await reserve_more();
+      if (!reserved) {
+        if (claims) claimed_.fetch_sub(1);
+        give_blocks(fresh);
+        blocks_->release(chunk, mask);
+        co_return counted(reserved.error());
+      }
     }
   }
   const bool whole = (at.value | bytes.size()) % kBlockSize == 0;
@@ -235,11 +284,12 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
     // and new sectors, as after any write that was not answered. The next flush makes stable what a
     // reader may see of it.
     if (claims) claimed_.fetch_sub(1);
+    give_blocks(fresh);
     const BlockMask present = mask & data_of(before);
     blocks_->release(chunk, static_cast<BlockMask>(mask & ~present));
     if (present != 0) (void)blocks_->publish_data(chunk, present);
     mark(written_);
-    co_return std::move(*error);
+    co_return counted(*error);
   }
   // Rule Bits: the data bit is set after the bytes were written.
   const bool first = blocks_->publish_data(chunk, mask);

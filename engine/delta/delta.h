@@ -18,6 +18,7 @@
 #include <string>
 
 #include "engine/base/uuid.h"
+#include "engine/delta/block_quota.h"
 #include "snap/file.h"
 #include "snap/result.h"
 #include "snap/task.h"
@@ -58,6 +59,8 @@ class Delta {
     std::uint64_t syncs = 0;         ///< fdatasync calls of the data file
     std::uint64_t records = 0;       ///< journal records written
     std::uint64_t checkpoints = 0;
+    /// Pieces of requests that failed with NoSpace, by what was full.
+    std::uint64_t limit_hits = 0, shared_limit_hits = 0, disk_full_hits = 0;
   };
   /// Replies to the caller before or after the write is durable.
   enum class Durability { kCached, kDurable };
@@ -103,6 +106,16 @@ class Delta {
   virtual Task<Result<void>> flush() = 0;
   /// The same by a sync of the data file, so that a seal which follows finds little to sync.
   virtual Task<Result<void>> flush_data() = 0;
+
+  // ---- Space
+
+  /// The most bytes that its data blocks may take, from now on; none: as the disk has. At the limit
+  /// a request that needs a block more fails alone, with NoSpace; reads, overwrites and trims go
+  /// on, and a trim makes room.
+  virtual void set_limit(std::optional<std::uint64_t> bytes) = 0;
+  /// From now on each data block is taken from `quota` too, and given back to it, blocks of before
+  /// as well. Not while requests are in flight.
+  virtual void share_quota(std::shared_ptr<BlockQuota> quota) = 0;
 
   // ---- Life
 

@@ -58,6 +58,8 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> resize(std::uint64_t size) override;
   Task<Result<void>> close() override;
   Stats stats() const override;
+  void set_limit(std::optional<std::uint64_t> bytes) override;
+  void share_quota(std::shared_ptr<BlockQuota> quota) override { shared_quota_ = std::move(quota); }
   void stop(const Error& why) override { (void)fail(why); }
   std::optional<Error> failure() const override;
   const std::optional<Error>& live_trouble() const noexcept override { return live_trouble_; }
@@ -94,6 +96,11 @@ class DeltaImpl final : public Delta {
                                 BlockSource& below);
   Task<Result<void>> write_data(ByteOffset at, std::span<const std::byte> bytes);
   Task<Result<void>> flush_if(Durability durability);
+  /// Takes so many new data blocks from the quotas; NoSpace says which is full.
+  Result<void> take_blocks(unsigned blocks);
+  void give_blocks(std::uint64_t blocks) noexcept;
+  /// Counts it if the disk is full.
+  Error counted(const Error& error);
 
   // zero.cpp
   Task<Result<void>> zero_blocks(std::uint64_t begin, std::uint64_t end);
@@ -182,6 +189,10 @@ class DeltaImpl final : public Delta {
   std::atomic<bool> space_taken_{false};           ///< the journal and the next segment have theirs
   std::uint64_t tail_reserved_ = 0;                ///< bytes behind map_'s end; checkpoint_lock_
   std::uint64_t compact_above_ = 0;  ///< an abandoned compaction is not tried again below this
+
+  BlockQuota quota_;                          ///< data blocks present or about to be, and the limit
+  std::shared_ptr<BlockQuota> shared_quota_;  ///< null: none
+  std::atomic<std::uint64_t> limit_hits_{0}, shared_limit_hits_{0}, disk_full_hits_{0};
 
   std::optional<Error> live_trouble_;
   mutable std::mutex failure_lock_;

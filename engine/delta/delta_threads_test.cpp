@@ -1,6 +1,6 @@
 // One delta under two loops at once: requests of every kind, with checkpoints and a growing journal
-// in the background. Its worth is in a build with TSan too: nothing else has so many ways through
-// the delta meet.
+// in the background; and writes and trims at a limit. Its worth is in a build with TSan too:
+// nothing else has so many ways through the delta meet.
 #include <catch2/catch.hpp>
 #include <thread>
 
@@ -132,4 +132,109 @@ TEST_CASE("two loops that write, zero, read and flush one delta lose nothing") {
   thread.join();
   CHECK(delta->stats().checkpoints > 0);
   rig.loop->run(check(*rig.root, delta, content));
+}
+
+namespace {
+
+constexpr std::uint64_t kLimitBlocks = 300;
+
+/// Writes single blocks of its own until the limit says no, and trims some now and then.
+struct Filler {
+  Delta* delta = nullptr;
+  SharedSource* below = nullptr;
+  std::atomic<std::int64_t>* held = nullptr;  ///< blocks that were answered, of all fillers
+  std::uint64_t number = 0;
+  bool trims = true;
+};
+
+Task<void> fill(Filler f) {
+  const std::vector<std::byte> bytes(kBlockSize, std::byte{1});
+  SeededRandom random(f.number);
+  for (std::uint64_t i = 0; i < kLimitBlocks; ++i) {
+    const ByteOffset at((i * 2 * kWorkers + f.number) * kBlockSize);
+    auto written = co_await f.delta->write(at, bytes, *f.below, Delta::Durability::kCached);
+    if (written) f.held->fetch_add(1);
+    if (!written && written.error().code() != ErrorCode::kNoSpace) test_failed(written.error());
+    if (f.delta->stats().data_blocks > kLimitBlocks)
+      test_failed(Error(ErrorCode::kTooLarge, "more blocks than the limit"));
+    if (!f.trims || !written || random.below(3) != 0) continue;
+    auto trimmed = co_await f.delta->trim(at, kBlockSize, Delta::Durability::kCached);
+    must(trimmed);
+    f.held->fetch_sub(1);
+  }
+}
+
+Task<void> fill_all(Filler first) {
+  for (std::size_t i = 1; i < kWorkers; ++i) {
+    Filler f = first;
+    f.number += i;
+    EventLoop::current()->spawn(fill(f));
+  }
+  co_await fill(first);
+}
+
+}  // namespace
+
+TEST_CASE("a quota under two threads is never exceeded, and refuses no one for what was refused") {
+  constexpr int kRounds = 3'000'000;
+  BlockQuota quota;
+  quota.set_bound(1);
+  std::atomic<int> holders{0};
+  std::atomic<bool> exceeded{false};
+  std::atomic<int> here{0};
+  const auto hold = [&] {
+    here.fetch_add(1);
+    while (here.load() != 2)
+      std::this_thread::yield();
+    for (int i = 0; i < kRounds; ++i) {
+      if (!quota.take(1)) continue;
+      if (holders.fetch_add(1) != 0) exceeded = true;
+      holders.fetch_sub(1);
+      quota.give(1);
+    }
+  };
+  std::thread other(hold);
+  hold();
+  other.join();
+  CHECK_FALSE(exceeded);
+  CHECK(quota.taken() == 0);
+
+  std::thread greedy([&] {
+    for (int i = 0; i < kRounds; ++i) {
+      if (quota.take(2)) exceeded = true;
+    }
+  });
+  int refused = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    if (quota.take(1))
+      quota.give(1);
+    else
+      ++refused;
+  }
+  greedy.join();
+  CHECK_FALSE(exceeded);
+  CHECK(refused == 0);
+}
+
+TEST_CASE("two loops that write at a limit never exceed it and are not refused below it") {
+  const auto* kind = GENERATE("threads", "uring");
+  const bool trims = GENERATE(false, true);
+  CAPTURE(kind, trims);
+  TestRig rig(kind);
+  TestRig other(kind);
+  auto delta = rig.loop->run(create(*rig.root));
+  delta->set_limit(kLimitBlocks * kBlockSize);
+  SharedSource below;
+  std::atomic<std::int64_t> held{0};
+  const Filler first{delta.get(), &below, &held, 0, trims};
+  Filler second = first;
+  second.number = kWorkers;
+  std::thread thread([&] { other.loop->run(fill_all(second)); });
+  rig.loop->run(fill_all(first));
+  thread.join();
+  CHECK(delta->stats().data_blocks == static_cast<std::uint64_t>(held.load()));
+  // All of them want far more than there is, so without trims the last block is taken too.
+  if (!trims) CHECK(held == static_cast<std::int64_t>(kLimitBlocks));
+  CHECK(delta->stats().limit_hits > 0);
+  must(rig.loop->run(delta->close()));
 }

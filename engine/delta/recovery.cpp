@@ -253,6 +253,7 @@ Task<Result<void>> DeltaImpl::recover(std::optional<std::vector<Change>> live) {
     changes.insert(changes.end(), more->begin(), more->end());
   }
   claimed_ = blocks_->present_chunks();
+  quota_.set_taken(blocks_->data_blocks());
   auto sized = co_await restore_data_size(*data_, size());
   SNAP_CO_RETURN_IF_ERROR(sized);
   if (!tail->blocks.empty() && !live) {

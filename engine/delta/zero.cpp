@@ -2,6 +2,7 @@
 // kMaxPunchBytes yield to other work between them, for a punch of a fragmented range is slow.
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "engine/delta/delta_impl.h"
 
@@ -98,10 +99,13 @@ Task<Result<void>> DeltaImpl::hold_for_zero(std::uint64_t begin, std::uint64_t e
         ready = co_await reserve_more();
         if (!ready && claims) claimed_.fetch_sub(1);
         if (!ready) blocks_->release(chunk, mask);
+        if (!ready) ready = counted(ready.error());
       }
       // Rule Bits: the zero bit first, the hole after it. A reader never sees a hole behind a data
       // bit that the trim has not been asked to clear.
       if (ready && !blocks_->publish_zero(chunk, mask) && claims) claimed_.fetch_sub(1);
+      if (ready)
+        give_blocks(static_cast<unsigned>(std::popcount(std::uint32_t{data_of(before)} & mask)));
     }
     if (!ready) {
       for (std::uint64_t held = begin; held < at; held = round_down(held, kChunkSize) + kChunkSize)
