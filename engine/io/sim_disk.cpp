@@ -124,6 +124,7 @@ std::unique_ptr<SimDisk> SimDisk::clone() const {
   copy->random_ = random_;
   copy->next_operation_ = next_operation_;
   copy->space_limit_ = space_limit_;
+  copy->space_told_ = space_told_;
   copy->changes_ = changes_;
   return copy;
 }
@@ -205,9 +206,10 @@ void SimDisk::inject(const SimFault& f) {
   faults_.push_back(f);
 }
 
-void SimDisk::set_space_limit(std::uint64_t bytes) {
+void SimDisk::set_space_limit(std::uint64_t bytes, bool told) {
   std::lock_guard guard(lock_);
   space_limit_ = bytes;
+  space_told_ = told;
 }
 
 int SimDisk::fault(SimOpKind kind, std::uint64_t* limit) {

@@ -88,8 +88,9 @@ class SimDisk final : public SimDevice {
   void inject(const SimFault& fault);
   /// Syncs of which `ignore` says so do nothing and succeed. For tests of the tests.
   void ignore_syncs(std::function<bool(const SimOp&)> ignore);
-  /// Bytes that files may take; writes beyond fail with ENOSPC.
-  void set_space_limit(std::uint64_t bytes);
+  /// Bytes that files may take; writes beyond fail with ENOSPC. Untold: who asks for the space
+  /// hears of a large disk, as if others took it since.
+  void set_space_limit(std::uint64_t bytes, bool told = true);
 
   // ---- What happened
 
@@ -151,6 +152,7 @@ class SimDisk final : public SimDevice {
   std::vector<SimFault> faults_;
   std::function<bool(const SimOp&)> ignore_;
   std::uint64_t space_limit_ = ~std::uint64_t{0};
+  bool space_told_ = true;
   std::uint64_t changes_ = 0;
   std::uint64_t freeze_at_ = ~std::uint64_t{0};
   bool frozen_ = false;

@@ -319,7 +319,7 @@ Task<Result<Directory::Space>> SimDirectory::space() {
   const auto is_open = [this](InodeId id) { return disk_.open_.count(id) != 0; };
   const std::uint64_t used = disk_.state_.used_pages(is_open) * SparseBytes::kPage;
   Space out;
-  out.total = std::min(disk_.space_limit_, kEndlessDisk);
+  out.total = disk_.space_told_ ? std::min(disk_.space_limit_, kEndlessDisk) : kEndlessDisk;
   out.available = out.total > used ? out.total - used : 0;
   out.type = "simulated";
   co_return out;
