@@ -10,12 +10,15 @@
 #include <fstream>
 #include <sstream>
 
+#include "engine/delta/delta.h"
 #include "engine/io/test_rig.h"
 #include "engine/server/control_client.h"
 #include "engine/server/daemonize.h"
 #include "engine/server/endpoint.h"
 #include "engine/server/log.h"
 #include "engine/server/remote_codec.h"
+#include "engine/server/space_monitor.h"
+#include "engine/store/event_log.h"
 #include "snap/limits.h"
 
 namespace snap::server {
@@ -394,4 +397,61 @@ TEST_CASE("complaints are held back once there are many, and counted") {
 }
 
 }  // namespace
+
+namespace {
+
+Task<void> run_monitor(SpaceMonitor* monitor, bool* ended) {
+  co_await monitor->run();
+  *ended = true;
+}
+
+/// Serves nothing; has a monitor look at a volume that takes no more writes.
+Task<std::vector<StoreEvent>> watch_a_failure(std::string path) {
+  Store::OpenOptions options;
+  auto store = must(co_await Store::open(path, options));
+  Store::CreateOptions create;
+  create.name = "web";
+  create.size = 1u << 20;
+  must(co_await store->create_volume(create));
+  const Holder nobody;
+  SpaceMonitor::Volumes volumes;
+  volumes["web"] = must(co_await store->open_volume("web", nobody));
+  SpaceMonitor monitor(*store, volumes);
+  must(co_await monitor.prepare());
+  bool ended = false;
+  EventLoop::current()->spawn(run_monitor(&monitor, &ended));
+  const Error why(ErrorCode::kIo, "fdatasync of data: EIO");
+  volumes["web"]->volume().parts().delta->stop(why);
+  EventReader reader(path);
+  std::vector<StoreEvent> events;
+  while (events.empty()) {
+    Sleep pause(std::chrono::milliseconds(50));
+    co_await pause;
+    auto batch = must(co_await reader.next());
+    events = std::move(batch.events);
+  }
+  Sleep again(std::chrono::milliseconds(1200));
+  co_await again;
+  auto more = must(co_await reader.next());
+  events.insert(events.end(), more.events.begin(), more.events.end());
+  monitor.stop();
+  while (!ended)
+    co_await yield_now();
+  auto closed = co_await volumes["web"]->close();
+  CHECK_FALSE(closed);
+  co_return events;
+}
+
+}  // namespace
+
+TEST_CASE("a volume that a failed sync has stopped is told of once") {
+  TempDir temp;
+  auto loop = must(make_event_loop());
+  const auto events = loop->run(watch_a_failure(temp.path() + "/store"));
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].kind == "volume-read-only");
+  CHECK(events[0].volume == "web");
+  CHECK(events[0].message.find("fdatasync of data: EIO") != std::string::npos);
+}
+
 }  // namespace snap::server

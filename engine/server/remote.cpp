@@ -56,6 +56,14 @@ Task<Result<void>> remote_resize(ControlClient& server, std::string volume, std:
   co_return Result<void>();
 }
 
+Task<Result<void>> remote_set_limit(ControlClient& server, std::string volume,
+                                    std::optional<std::uint64_t> bytes) {
+  std::string args = encode_volume_args({volume, std::string(), bytes.value_or(0)});
+  auto result = co_await call_quietly(server, "limit", std::move(args));
+  if (!result) co_return result.error();
+  co_return Result<void>();
+}
+
 Task<Result<ServerStat>> remote_stat(ControlClient& server) {
   auto result = co_await call_quietly(server, "stat", "{}");
   if (!result) co_return result.error();

@@ -16,9 +16,11 @@
 //   snapshot  {"volume","name"}                      {"pause"}
 //   clone     {"volume","name"}                      {"name","id","size"}
 //   resize    {"volume","size"}                      {"size"}
+//   limit     {"volume","size"}  (0: none)           {}
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,9 @@ Task<Result<VolumeRecord>> remote_clone(ControlClient& server, std::string volum
                                         std::string new_name);
 /// As Store::resize.
 Task<Result<void>> remote_resize(ControlClient& server, std::string volume, std::uint64_t size);
+/// As Store::set_volume_limit.
+Task<Result<void>> remote_set_limit(ControlClient& server, std::string volume,
+                                    std::optional<std::uint64_t> bytes);
 
 struct ServedStat {
   std::string name;

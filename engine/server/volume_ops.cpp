@@ -57,6 +57,18 @@ Task<Result<std::string>> do_resize(Served* served, std::string json) {
   co_return encode_volume_args({args->volume, std::string(), (*volume)->volume().size()});
 }
 
+Task<Result<std::string>> do_limit(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto volume = find_volume(served, args->volume);
+  if (!volume) co_return volume.error();
+  std::optional<std::uint64_t> limit;
+  if (args->size != 0) limit = args->size;
+  auto done = co_await served->store->set_volume_limit(**volume, limit);
+  if (!done) co_return done.error();
+  co_return std::string("{}");
+}
+
 Task<Result<std::string>> do_stat(Served* served) {
   ServerStat stat;
   stat.connections = served->connections();
@@ -99,6 +111,8 @@ void add_volume_ops(ControlServer& control, Served& all) {
               [served](std::string args, Progress) { return do_clone(served, std::move(args)); });
   control.add("resize",
               [served](std::string args, Progress) { return do_resize(served, std::move(args)); });
+  control.add("limit",
+              [served](std::string args, Progress) { return do_limit(served, std::move(args)); });
 }
 
 }  // namespace snap::server

@@ -11,6 +11,7 @@
 #include "engine/server/log.h"
 #include "engine/server/server.h"
 #include "engine/server/signals.h"
+#include "engine/server/space_monitor.h"
 #include "engine/server/volume_ops.h"
 
 namespace snap::server {
@@ -60,6 +61,7 @@ class VolumeServer::Impl {
   Task<Result<std::vector<Listener>>> listen();
   Task<void> serve_control();
   Task<void> stop_on_signals();
+  Task<void> watch_space();
   void stop();
   Task<Result<void>> close_all();
 
@@ -71,6 +73,7 @@ class VolumeServer::Impl {
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<Server> server_;
   std::optional<StopSignals> signals_;
+  std::optional<SpaceMonitor> monitor_;
   PendingOps signal_wait_;
   WaitGroup helpers_;  ///< the tasks beside run()
 };
@@ -87,7 +90,8 @@ Task<Result<void>> VolumeServer::Impl::run(std::function<void(const Ready&)> rea
   Result<void> started = opened;
   if (opened) started = co_await start_servers();
   if (started) {
-    helpers_.add(2);
+    helpers_.add(3);
+    EventLoop::current()->spawn(watch_space());
     EventLoop::current()->spawn(serve_control());
     EventLoop::current()->spawn(stop_on_signals());
     Ready how;
@@ -98,6 +102,7 @@ Task<Result<void>> VolumeServer::Impl::run(std::function<void(const Ready&)> rea
     co_await server_->run();
     control_->stop();
     signal_wait_.stop();
+    monitor_->stop();
     co_await helpers_.wait();
   }
   auto closed = co_await close_all();
@@ -190,6 +195,11 @@ Task<Result<void>> VolumeServer::Impl::start_servers() {
   auto server = Server::start(exports_, std::move(*listeners), options);
   if (!server) co_return server.error();
   server_ = std::move(*server);
+  monitor_.emplace(*served_.store, served_.volumes);
+  // The store's limit holds from the first request on.
+  auto watching = monitor_->prepare();
+  auto watched = co_await std::move(watching);
+  if (!watched) co_return watched.error();
   served_.connections = [this] { return server_->connections(); };
   served_.stop = [this] { stop(); };
   add_volume_ops(*control_, served_);
@@ -219,6 +229,11 @@ Task<Result<std::vector<Listener>>> VolumeServer::Impl::listen() {
 
 Task<void> VolumeServer::Impl::serve_control() {
   co_await control_->run();
+  helpers_.done();
+}
+
+Task<void> VolumeServer::Impl::watch_space() {
+  co_await monitor_->run();
   helpers_.done();
 }
 

@@ -77,6 +77,7 @@ Task<Result<Volume::Pause>> push_delta(OpenVolume::Impl& volume, VolumeRecord ne
   auto created = co_await volume.store->volumes.create_delta(next.size);
   if (!created) co_return created.error();
   const std::shared_ptr<Delta> fresh = std::move(*created);
+  fresh->set_limit(next.limit);
   next.sealed.insert(next.sealed.begin(), {next.delta, next.floor});
   next.delta = fresh->id().str();
   next.floor = next.size;

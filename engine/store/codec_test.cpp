@@ -50,6 +50,7 @@ StoredVolume sample_volume() {
   record.base_manifest = digest<BlobDigest>(7);
   record.image_name = "base:1";
   record.labels = {{"k", "v"}};
+  record.limit = 65536;
   SnapshotRecord snapshot;
   snapshot.name = "before";
   snapshot.created = record.created;
@@ -303,6 +304,7 @@ TEST_CASE("a volume reads back as it was encoded") {
   CHECK(back.record.snapshots.at(0).sealed.at(0).floor == 65536);
   CHECK(back.record.base_manifest == volume.record.base_manifest);
   CHECK(back.record.image_name == "base:1");
+  CHECK(back.record.limit == 65536u);
   CHECK(encode_volume(back).value() == text);
   // The folder's name is the volume's: a rename is one rename.
   CHECK(decode_volume("b", text).value().record.name == "b");
@@ -338,6 +340,12 @@ TEST_CASE("a volume that could not be read is not written") {
   }
   SECTION("huge size") {
     record.size = kMaxVolumeSize + 512;
+  }
+  SECTION("a limit below a block") {
+    record.limit = 4095;
+  }
+  SECTION("a huge limit") {
+    record.limit = kMaxVolumeSize + 1;
   }
   SECTION("two snapshots of one name") {
     record.snapshots.push_back(record.snapshots[0]);

@@ -10,16 +10,19 @@
 // rest. Killed in 3, perhaps the image is there already and the volume still reads through its
 // sealed deltas: the content is the same (docs/durability.md, Publish).
 #include <algorithm>
+#include <bit>
 
 #include "engine/store/chain_ops.h"
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "snap/limits.h"
 
 namespace snap {
 
 namespace {
 
-constexpr std::size_t kShortId = 12;  // hex digits, as people see them
+constexpr std::size_t kShortId = 12;             // hex digits, as people see them
+constexpr std::uint64_t kChunksPerTurn = 16384;  // looked at between two turns of the loop
 
 /// What is committed: fixed by the seal, whatever happens to the volume meanwhile.
 struct Sealed {
@@ -45,6 +48,40 @@ Task<Result<Sealed>> seal(OpenVolume::Impl& volume) {
   co_return sealed;
 }
 
+/// Bytes of data in the delta on top and the sealed ones, each block once.
+Task<std::uint64_t> data_above_image(Volume::Parts parts) {
+  std::vector<const Delta*> deltas;
+  if (parts.delta != nullptr) deltas.push_back(parts.delta.get());
+  for (const Volume::Sealed& sealed : parts.sealed)
+    deltas.push_back(sealed.delta.get());
+  std::uint64_t blocks = 0;
+  for (std::size_t i = 0; i < deltas.size(); ++i) {
+    std::uint64_t seen = 0;
+    for (auto chunk = deltas[i]->next_present(ChunkIndex(0)); chunk;
+         chunk = deltas[i]->next_present(*chunk + 1)) {
+      BlockMask hidden = 0;
+      for (std::size_t above = 0; above < i; ++above) {
+        const BlockState state = deltas[above]->lookup(*chunk);
+        hidden |= state.data | state.zero;
+      }
+      const auto mask = static_cast<BlockMask>(deltas[i]->lookup(*chunk).data & ~hidden);
+      blocks += static_cast<unsigned>(std::popcount(mask));
+      if (++seen % kChunksPerTurn == 0) co_await yield_now();
+    }
+  }
+  co_return blocks* kBlockSize;
+}
+
+/// Refuses before the seal what the store or its disk would not hold. What a layer leaves out
+/// (zeros, what is below anyway) shows only when it is packed, so this is the most that it takes.
+Task<Result<void>> require_room_for_layer(Store& store, const Volume& volume, bool compressed) {
+  std::uint64_t data = 0;
+  if (!compressed) data = co_await data_above_image(volume.parts());
+  auto required = co_await require_room(store, layer_bytes(data),
+                                        "; or commit with --compress, which takes less");
+  co_return required;
+}
+
 /// A layer that mentions nothing: for its size alone.
 Task<Result<PackedLayer>> empty_layer(Scratch& scratch, std::uint64_t size, bool bottom) {
   auto file = co_await scratch.dir().open(kScratchLayer, kNewBlob);
@@ -57,18 +94,20 @@ Task<Result<PackedLayer>> empty_layer(Scratch& scratch, std::uint64_t size, bool
 
 class Commit {
  public:
-  Commit(OpenVolume::Impl& volume, Scratch& scratch, const Store::CommitOptions& options,
-         const Progress& progress)
-      : volume_(volume), scratch_(scratch), options_(options), progress_(progress) {}
+  Commit(Store& store, OpenVolume::Impl& volume, Scratch& scratch,
+         const Store::CommitOptions& options, const Progress& progress)
+      : store_(store), volume_(volume), scratch_(scratch), options_(options), progress_(progress) {}
 
   Task<Result<Store::Committed>> run();
 
  private:
   PackOptions pack_options();
   Task<Result<std::optional<PackedLayer>>> make_layer();
+  Task<Result<void>> check_limit(const std::optional<PackedLayer>& layer);
   Image new_image(const std::optional<PackedLayer>& layer) const;
   Task<Result<Image>> publish(std::optional<PackedLayer> layer);
 
+  Store& store_;
   OpenVolume::Impl& volume_;
   Scratch& scratch_;
   const Store::CommitOptions& options_;
@@ -104,6 +143,16 @@ Task<Result<std::optional<PackedLayer>>> Commit::make_layer() {
   if (!layer) co_return layer.error();
   if (same_size && layer->info.entries == 0) co_return std::optional<PackedLayer>();
   co_return std::optional<PackedLayer>(*layer);
+}
+
+/// What a compressed layer takes is known only now that it is there, in tmp/.
+Task<Result<void>> Commit::check_limit(const std::optional<PackedLayer>& layer) {
+  if (!layer || !options_.compress) co_return Result<void>();
+  auto room = co_await store_.room();
+  if (!room) co_return room.error();
+  if (!room->limits.limit || room->used <= *room->limits.limit) co_return Result<void>();
+  room->used -= std::min(room->used, layer->info.file_size);
+  co_return no_room(in_units(layer->info.file_size), *room, store_.path());
 }
 
 Image Commit::new_image(const std::optional<PackedLayer>& layer) const {
@@ -159,6 +208,8 @@ Task<Result<Store::Committed>> Commit::run() {
   auto layer = co_await make_layer();
   if (!layer) co_return layer.error();
   if (progress_.is_cancelled()) co_return Error(ErrorCode::kCancelled, "cancelled");
+  auto fits = co_await check_limit(*layer);
+  if (!fits) co_return fits.error();
   auto image = co_await publish(*layer);
   if (!image) co_return image.error();
   Store::Committed committed;
@@ -178,13 +229,16 @@ Task<Result<Store::Committed>> Store::commit(OpenVolume& volume, CommitOptions o
   OpenVolume::Impl& open = volume.impl();
   const std::string context = "commit " + open.stored.record.name;
   auto committing = co_await open.committing.lock();
+  auto room = co_await require_room_for_layer(*this, *open.volume, options.compress);
+  if (!room) co_return room.error().with_context(context);
   auto scratch = co_await impl_->scratch();
   if (!scratch) co_return scratch.error().with_context(context);
-  Commit commit(open, *scratch, options, progress);
+  Commit commit(*this, open, *scratch, options, progress);
   auto committed = co_await commit.run();
   auto removed = co_await scratch->remove();
   static_cast<void>(removed);  // swept when the store is opened next
   if (!committed) co_return committed.error().with_context(context);
+  co_await note_room(*this);
   co_return committed;
 }
 

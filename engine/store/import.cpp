@@ -13,6 +13,7 @@
 #include "engine/layer/layer.h"
 #include "engine/store/chain_ops.h"
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "engine/store/store_impl.h"
 #include "snap/limits.h"
 
@@ -21,6 +22,8 @@ namespace snap {
 namespace {
 
 constexpr std::size_t kBufferBytes = 4u << 20;
+/// What is read between two looks at what the layer takes.
+constexpr std::uint64_t kLookEvery = 16u << 20;
 
 /// A buffer and what the source put into it.
 struct Filled {
@@ -54,8 +57,25 @@ Task<Result<void>> add_piece(LayerWriter& writer, ImportSource::Piece piece,
   co_return Result<void>();
 }
 
+/// Stops an import of what cannot say its size before the layer takes more than the limit leaves.
+struct RoomWatch {
+  Store* store = nullptr;
+  Store::Room room;
+  std::shared_ptr<File> layer;
+  std::uint64_t unseen = 0;  ///< bytes read since the last look
+
+  Task<Result<void>> look() {
+    auto stat = co_await layer->stat();
+    if (!stat) co_return stat.error();
+    unseen = 0;
+    if (stat->allocated <= room.left_of_limit()) co_return Result<void>();
+    const std::string needed = "more than " + in_units(room.left_of_limit());
+    co_return no_room(needed, room, store->path());
+  }
+};
+
 /// Copies all of the source into the writer.
-Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer,
+Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer, RoomWatch& watch,
                                const Progress& progress) {
   std::array<Filled, 2> buffers;
   WaitGroup reading;
@@ -73,23 +93,46 @@ Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer,
     auto added = co_await add_piece(writer, piece, std::span(filled.bytes.get(), kBufferBytes));
     co_await reading.wait();  // it uses what lives here, so also on failure
     if (!added) co_return added.error();
+    watch.unseen += piece.length;
+    if (watch.unseen >= kLookEvery) {
+      auto fits = co_await watch.look();
+      if (!fits) co_return fits.error();
+    }
     progress.tell("import", piece.offset + piece.length, source.size().value_or(0));
   }
   co_return Result<void>();
 }
 
+/// Refuses what is known not to fit, before anything is read twice or written.
+Task<Result<Store::Room>> room_for(Store& store, ImportSource& source, bool compressed) {
+  auto room = co_await store.room();
+  if (!room) co_return room.error();
+  if (room->left() < layer_bytes(0))
+    co_return no_room(in_units(layer_bytes(0)), *room, store.path());
+  if (compressed) co_return room;  // what that makes of it no one knows
+  auto data = co_await source.data_bytes(room->left());
+  if (!data) co_return data.error();
+  if (!*data || layer_bytes(**data) <= room->left()) co_return room;
+  const bool counted = **data <= room->left();
+  const std::string needed =
+      counted ? "about " + in_units(layer_bytes(**data)) : "more than " + in_units(room->left());
+  co_return no_room(needed, *room, store.path(), "; or import it with --compress");
+}
+
 /// Writes the layer file `name` in `dir`: whole and synced when it returns.
-Task<Result<PackedLayer>> write_layer(Directory& dir, ImportSource& source,
+Task<Result<PackedLayer>> write_layer(Store& store, Directory& dir, ImportSource& source,
                                       const Store::ImportOptions& options,
                                       const Progress& progress) {
+  auto room = co_await room_for(store, source, options.compress);
+  if (!room) co_return room.error();
   auto file = co_await dir.open(kScratchLayer, kNewBlob);
   if (!file) co_return file.error();
-  LayerWriter writer(std::move(*file),
-                     {.virtual_size = source.size().value_or(kMaxVolumeSize),
-                      .encoding = options.compress ? Encoding::kZstd : Encoding::kRaw,
-                      .zstd_level = options.zstd_level,
-                      .bottom = true});
-  auto copied = co_await copy_source(source, writer, progress);
+  RoomWatch watch{&store, *room, std::move(*file)};
+  LayerWriter writer(watch.layer, {.virtual_size = source.size().value_or(kMaxVolumeSize),
+                                   .encoding = options.compress ? Encoding::kZstd : Encoding::kRaw,
+                                   .zstd_level = options.zstd_level,
+                                   .bottom = true});
+  auto copied = co_await copy_source(source, writer, watch, progress);
   if (!copied) co_return copied.error();
   if (!source.size()) {
     co_return Error(ErrorCode::kInvalidArgument, "import: the source ended without a size");
@@ -97,13 +140,16 @@ Task<Result<PackedLayer>> write_layer(Directory& dir, ImportSource& source,
   writer.set_virtual_size(*source.size());
   auto written = co_await writer.finish();
   if (!written) co_return written.error();
+  auto fits = co_await watch.look();
+  if (!fits) co_return fits.error();
   co_return PackedLayer{written->info, written->blob};
 }
 
 /// Everything of an import but the removal of its scratch folder.
-Task<Result<Image>> import_through(Store::Impl& store, Scratch& scratch, ImportSource& source,
+Task<Result<Image>> import_through(Store& whole, Scratch& scratch, ImportSource& source,
                                    const Store::ImportOptions& options, const Progress& progress) {
-  auto layer = co_await write_layer(scratch.dir(), source, options, progress);
+  Store::Impl& store = whole.impl();
+  auto layer = co_await write_layer(whole, scratch.dir(), source, options, progress);
   if (!layer) co_return layer.error();
   if (progress.is_cancelled()) co_return Error(ErrorCode::kCancelled, "import: cancelled");
   Image image;
@@ -129,11 +175,12 @@ Task<Result<Image>> import_through(Store::Impl& store, Scratch& scratch, ImportS
 Task<Result<Image>> Store::import(ImportSource& source, ImportOptions options, Progress progress) {
   auto scratch = co_await impl_->scratch();
   if (!scratch) co_return scratch.error();
-  auto image = co_await import_through(*impl_, *scratch, source, options, progress);
+  auto image = co_await import_through(*this, *scratch, source, options, progress);
   auto removed = co_await scratch->remove();
   if (!image) co_return image.error().with_context("import " + options.name.str());
   // The image is published: an empty folder that stays is swept when the store is opened next.
   static_cast<void>(removed);
+  co_await note_room(*this);
   co_return image;
 }
 

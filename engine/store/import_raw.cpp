@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/base/checksum.h"
 #include "engine/io/sync.h"
 #include "engine/store/import_source.h"
 #include "snap/limits.h"
@@ -26,12 +27,32 @@ Task<Result<void>> read_at(File& file, std::span<std::byte> out, std::uint64_t a
   co_return Result<void>();
 }
 
+/// Bytes of the blocks of `bytes` that are not all zero.
+std::uint64_t data_in(std::span<const std::byte> bytes) {
+  std::uint64_t sum = 0;
+  for (std::size_t at = 0; at < bytes.size(); at += kBlockSize) {
+    const auto block = bytes.subspan(at, std::min<std::size_t>(kBlockSize, bytes.size() - at));
+    if (!is_zero(block)) sum += kBlockSize;
+  }
+  return sum;
+}
+
 class RawSource final : public ImportSource {
  public:
   RawSource(std::unique_ptr<File> file, std::uint64_t bytes, std::uint64_t size)
       : file_(std::move(file)), bytes_(bytes), size_(size) {}
 
   std::optional<std::uint64_t> size() const override { return size_; }
+
+  Task<Result<std::optional<std::uint64_t>>> data_bytes(std::uint64_t enough) override {
+    auto data = co_await extent_bytes(enough);
+    if (!data) co_return data.error();
+    // Zeros in an extent are not stored: they are told from data only by reading it.
+    if (*data > enough) data = co_await count_data(enough);
+    position_ = extent_end_ = 0;
+    if (!data) co_return data.error();
+    co_return std::optional<std::uint64_t>(*data);
+  }
 
   Task<Result<std::optional<Piece>>> next(std::span<std::byte> buffer) override {
     if (position_ >= extent_end_) {
@@ -50,6 +71,35 @@ class RawSource final : public ImportSource {
   }
 
  private:
+  /// The sum of the extents, counted until it is more than `enough`.
+  Task<Result<std::uint64_t>> extent_bytes(std::uint64_t enough) {
+    std::uint64_t sum = 0;
+    while (sum <= enough) {
+      auto more = co_await find_extent();
+      if (!more) co_return more.error();
+      if (!*more) break;
+      sum += extent_end_ - position_;
+      position_ = extent_end_;
+    }
+    position_ = extent_end_ = 0;
+    co_return sum;
+  }
+
+  /// The bytes of blocks that are not zero, counted until they are more than `enough`.
+  Task<Result<std::uint64_t>> count_data(std::uint64_t enough) {
+    std::vector<std::byte> buffer(4 * kReadBytes);
+    std::uint64_t sum = 0;
+    while (sum <= enough) {
+      auto piece = co_await next(buffer);
+      if (!piece) co_return piece.error();
+      if (!*piece) break;
+      const auto bytes = std::span(buffer).first((*piece)->length);
+      auto counting = offload([bytes] { return data_in(bytes); });
+      sum += co_await counting;
+    }
+    co_return sum;
+  }
+
   /// Moves to the next extent with data; false at the end.
   Task<Result<bool>> find_extent() {
     if (position_ >= bytes_) co_return false;

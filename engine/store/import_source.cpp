@@ -18,6 +18,10 @@
 
 namespace snap {
 
+Task<Result<std::optional<std::uint64_t>>> ImportSource::data_bytes(std::uint64_t) {
+  co_return std::optional<std::uint64_t>();
+}
+
 namespace {
 
 constexpr std::size_t kProbeBytes = 512;

@@ -165,4 +165,23 @@ const Json& JsonFields::object(const char* key) {
   return *value;
 }
 
+Json features_json(const Features& features) {
+  return {{"version", features.version},
+          {"compat", features.compat},
+          {"ro_compat", features.ro_compat},
+          {"incompat", features.incompat},
+          {"needs", features.needs}};
+}
+
+Features read_features(const Json& value, std::optional<Error>& error) {
+  JsonFields fields(value, "format", error);
+  Features out;
+  out.version = static_cast<std::uint32_t>(fields.number("version", 0xffffffff));
+  out.compat = fields.number("compat");
+  out.ro_compat = fields.number("ro_compat");
+  out.incompat = fields.number("incompat");
+  out.needs = fields.text("needs", 64);
+  return out;
+}
+
 }  // namespace snap

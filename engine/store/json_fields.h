@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/store/feature_masks.h"
 #include "snap/digest.h"
 #include "snap/result.h"
 #include "snap/store.h"
@@ -62,5 +63,9 @@ class JsonFields {
   std::string where_;
   std::optional<Error>* error_;
 };
+
+/// Version and feature masks as the object "format" of a file.
+Json features_json(const Features& features);
+Features read_features(const Json& value, std::optional<Error>& first_error);
 
 }  // namespace snap

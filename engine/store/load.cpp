@@ -15,6 +15,7 @@
 #include "engine/store/chain_ops.h"
 #include "engine/store/load_source.h"
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "snap/limits.h"
 
 namespace snap {
@@ -34,10 +35,10 @@ struct Found {
 
 class Load {
  public:
-  Load(Store::Impl& store, Scratch& scratch, std::string file, const Progress& progress,
+  Load(Store& store, Scratch& scratch, std::string file, const Progress& progress,
        const std::function<void(const BlobDigest&, bool)>& on_layer)
-      : store_(store),
-        source_(store.blobs, scratch.dir(), file, progress),
+      : store_(store.impl()),
+        source_(store, scratch.dir(), file, progress),
         file_(std::move(file)),
         progress_(progress),
         on_layer_(on_layer) {}
@@ -212,11 +213,12 @@ Task<Result<Store::Loaded>> Store::load(std::string file, Progress progress,
   if (!scratch) co_return scratch.error();
   Result<Loaded> loaded = Error(ErrorCode::kCancelled, "load");
   {
-    Load load(*impl_, *scratch, std::move(file), progress, on_layer);
+    Load load(*this, *scratch, std::move(file), progress, on_layer);
     loaded = co_await load.run();
   }
   auto removed = co_await scratch->remove();
   static_cast<void>(removed);  // swept when the store is opened next
+  if (loaded) co_await note_room(*this);
   co_return loaded;
 }
 

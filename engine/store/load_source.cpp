@@ -7,6 +7,8 @@
 
 #include "engine/store/blob_store.h"
 #include "engine/store/names.h"
+#include "engine/store/space.h"
+#include "engine/store/store_impl.h"
 #include "snap/limits.h"
 
 namespace snap {
@@ -76,7 +78,27 @@ std::string text_of(const std::vector<std::byte>& bytes) {
 
 }  // namespace
 
+LoadSource::LoadSource(Store& store, Directory& scratch, std::string path, const Progress& progress)
+    : whole_(&store),
+      store_(&store.impl().blobs),
+      scratch_(&scratch),
+      path_(std::move(path)),
+      progress_(&progress) {}
+
+Result<void> LoadSource::take_room(std::uint64_t bytes) {
+  const std::uint64_t left = room_.left();
+  if (bytes > left - std::min(left, taken_)) {
+    return no_room(in_units(taken_ + bytes) + " or more", room_, whole_->path())
+        .with_context("load " + path_);
+  }
+  taken_ += bytes;
+  return {};
+}
+
 Task<Result<void>> LoadSource::fetch_all() {
+  auto room = co_await whole_->room();
+  if (!room) co_return room.error().with_context("load " + path_);
+  room_ = std::move(*room);
   const std::string* path = &path_;
   auto looking = offload([path] { return is_folder(*path); });
   const bool folder = co_await looking;
@@ -95,7 +117,31 @@ Task<Result<void>> LoadSource::fetch_all() {
   co_return Result<void>();
 }
 
+Task<Result<void>> LoadSource::check_tar() {
+  auto tar = co_await TarReader::open(path_);
+  if (!tar) co_return tar.error();
+  // A file that is smaller than what is left holds no more, unless it is compressed: then each
+  // blob is refused at its turn.
+  if ((*tar)->total() <= room_.left()) co_return Result<void>();
+  std::uint64_t needed = 0;
+  for (std::size_t entries = 0; entries < kMaxEntries; ++entries) {
+    auto entry = co_await (*tar)->next();
+    if (!entry || !*entry) break;  // told when it is read for good
+    const auto digest = digest_of_name((*entry)->name);
+    if (!digest) continue;
+    auto there = co_await store_->exists(*digest);
+    if (there && !*there) needed += std::min((*entry)->size, (*tar)->total());
+  }
+  if (needed > room_.left())
+    co_return no_room(in_units(needed), room_, whole_->path()).with_context("load " + path_);
+  co_return Result<void>();
+}
+
 Task<Result<void>> LoadSource::fetch_tar() {
+  if (path_ != "-") {
+    auto fits = co_await check_tar();
+    if (!fits) co_return fits.error();
+  }
   auto tar = co_await TarReader::open(path_);
   if (!tar) co_return tar.error();
   for (std::size_t entries = 0;; ++entries) {
@@ -130,7 +176,7 @@ Task<Result<void>> LoadSource::take_entry(TarReader& tar, TarReader::Entry entry
   auto there = co_await store_->exists(*digest);
   if (!there) co_return there.error();
   if (*there || in_scratch_.contains(*digest)) co_return Result<void>();
-  auto taken = co_await take_blob(tar, *digest);
+  auto taken = co_await take_blob(tar, *digest, entry.size);
   co_return taken;
 }
 
@@ -150,7 +196,9 @@ Task<Result<std::string>> LoadSource::take_text(TarReader& tar, TarReader::Entry
   }
 }
 
-Task<Result<void>> LoadSource::take_blob(TarReader& tar, BlobDigest digest) {
+Task<Result<void>> LoadSource::take_blob(TarReader& tar, BlobDigest digest, std::uint64_t size) {
+  auto fits = take_room(size);
+  if (!fits) co_return fits;
   auto blob = co_await IncomingBlob::begin(*scratch_, digest);
   if (!blob) co_return blob.error();
   const std::string stage = "load " + digest.str();
@@ -198,6 +246,8 @@ Task<Result<void>> LoadSource::copy_blob(BlobDigest digest) {
   if (!from) co_return from.error();
   auto stat = co_await (*from)->stat();
   if (!stat) co_return stat.error();
+  auto fits = take_room(stat->size);
+  if (!fits) co_return fits.error();
   auto blob = co_await IncomingBlob::begin(*scratch_, digest);
   if (!blob) co_return blob.error();
   std::vector<std::byte> buffer(std::min<std::uint64_t>(kCopyBytes, stat->size));

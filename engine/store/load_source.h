@@ -22,8 +22,7 @@ namespace snap {
 class LoadSource {
  public:
   /// `path` is a tar file, a folder, or "-"; all is borrowed.
-  LoadSource(BlobStore& store, Directory& scratch, std::string path, const Progress& progress)
-      : store_(&store), scratch_(&scratch), path_(std::move(path)), progress_(&progress) {}
+  LoadSource(Store& store, Directory& scratch, std::string path, const Progress& progress);
 
   Task<Result<void>> fetch_all();
   /// index.json, after fetch_all().
@@ -45,10 +44,15 @@ class LoadSource {
   Task<Result<void>> fetch_tar();
   Task<Result<void>> take_entry(TarReader& tar, TarReader::Entry entry);
   Task<Result<std::string>> take_text(TarReader& tar, TarReader::Entry entry);
-  Task<Result<void>> take_blob(TarReader& tar, BlobDigest digest);
+  Task<Result<void>> take_blob(TarReader& tar, BlobDigest digest, std::uint64_t size);
   Task<Result<void>> open_folder();
+  /// NoSpace before anything is written if the blobs that the store lacks do not fit.
+  Task<Result<void>> check_tar();
+  /// Takes the room of a blob that is to be written; NoSpace if there is not so much.
+  Result<void> take_room(std::uint64_t bytes);
   Task<Result<void>> copy_blob(BlobDigest digest);
 
+  Store* whole_;
   BlobStore* store_;
   Directory* scratch_;
   const std::string path_;
@@ -57,6 +61,8 @@ class LoadSource {
   bool layout_seen_ = false;
   std::unique_ptr<Directory> folder_;  // blobs/sha256 of a folder; null for a tar
   std::set<BlobDigest> in_scratch_;
+  Store::Room room_;         // when the loading began
+  std::uint64_t taken_ = 0;  // of it
 };
 
 }  // namespace snap

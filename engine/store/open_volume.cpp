@@ -89,6 +89,7 @@ Task<Result<Volume::Parts>> Store::Impl::open_chain(VolumeRecord record) {
   auto delta = co_await open_writable(&volumes, record.delta, record.size);
   if (!delta) co_return delta.error().with_context("open " + user);
   parts.delta = std::move(*delta);
+  parts.delta->set_limit(record.limit);
   co_return parts;
 }
 

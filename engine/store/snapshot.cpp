@@ -1,5 +1,5 @@
-// Store::snapshot, clone and resize: changes of an open volume that take the same few milliseconds
-// whatever its size.
+// Store::snapshot, clone, resize and set_volume_limit: changes of an open volume that take the same
+// few milliseconds whatever its size.
 //
 // A snapshot is a name for what the chain holds below the delta on top; so the delta is sealed and
 // an empty one put in its place. A clone is a record that names the same sealed deltas and layers
@@ -140,6 +140,27 @@ Task<Result<void>> Store::resize(OpenVolume& volume, std::uint64_t size) {
     if (why.sys_errno() == EFBIG) why = co_await open.store->volumes.too_large(size);
     co_return why.with_context("resize " + next.name);
   }
+  co_return Result<void>();
+}
+
+Result<void> check_volume_limit(std::optional<std::uint64_t> bytes) {
+  if (!bytes || (*bytes >= kBlockSize && *bytes <= kMaxVolumeSize)) return {};
+  return Error(ErrorCode::kInvalidArgument,
+               "a limit of " + std::to_string(*bytes) +
+                   " bytes: give at least 4096 and at most 256T, or none");
+}
+
+Task<Result<void>> Store::set_volume_limit(OpenVolume& volume, std::optional<std::uint64_t> bytes) {
+  OpenVolume::Impl& open = volume.impl();
+  const std::string context = "set the limit of " + open.stored.record.name;
+  auto valid = check_volume_limit(bytes);
+  if (!valid) co_return valid.error().with_context(context);
+  auto changing = co_await open.changing.lock();
+  VolumeRecord next = open.stored.record;
+  next.limit = bytes;
+  auto published = co_await open.publish(std::move(next));
+  if (!published) co_return published.error().with_context(context);
+  open.volume->parts().delta->set_limit(bytes);
   co_return Result<void>();
 }
 

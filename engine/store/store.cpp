@@ -77,7 +77,10 @@ Store::Impl::Impl(std::string store_path, std::unique_ptr<Directory> root_dir,
       blobs(std::move(blobs_dir), *tmp, random),
       images(*root, blobs),
       volumes(std::move(volumes_dir), std::move(deltas_dir), random),
-      chains(blobs) {}
+      chains(blobs),
+      events(*root) {
+  volumes.share_quota(quota);
+}
 
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Store::~Store() = default;

@@ -4,15 +4,18 @@
 // runs on the loop that opened the store; only the volumes are used from other threads.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/base/uuid.h"
+#include "engine/delta/block_quota.h"
 #include "engine/io/sync.h"
 #include "engine/store/blob_store.h"
 #include "engine/store/chain.h"
+#include "engine/store/event_log.h"
 #include "engine/store/format_file.h"
 #include "engine/store/image_store.h"
 #include "engine/store/scratch.h"
@@ -39,6 +42,11 @@ class Store::Impl {
   ImageStore images;
   VolumeStore volumes;
   ChainCache chains;
+  EventLog events;
+  /// What of the store's limit the deltas that this process writes may take, all together.
+  std::shared_ptr<BlockQuota> quota = std::make_shared<BlockQuota>();
+  /// What the store's events know of each mark, as far as this process has looked.
+  std::array<std::optional<bool>, 2> known_marks;
 
   /// Why the store may only be read, if so (a feature of a later release).
   std::optional<Error> denied;
@@ -82,6 +90,9 @@ class OpenVolume::Impl {
   /// Publishes `next` as the record and takes it over once it is durable.
   Task<Result<void>> publish(VolumeRecord next);
 };
+
+/// InvalidArgument for what no volume may have as its limit.
+Result<void> check_volume_limit(std::optional<std::uint64_t> bytes);
 
 /// The image that `manifest` names, for what relies on it: a missing or foreign one is Corrupt.
 Task<Result<Image>> image_behind(ImageStore& images, BlobDigest manifest, std::string user);

@@ -1,5 +1,6 @@
 // Volumes of a store at rest: create, look up, remove, rename.
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "engine/store/store_impl.h"
 #include "engine/store/sweep.h"
 #include "snap/limits.h"
@@ -51,6 +52,7 @@ StoredVolume new_record(const Store::CreateOptions& options, std::uint64_t size,
   record.floor = size;
   record.labels = options.labels;
   record.image_name = options.image_name;
+  record.limit = options.limit;
   if (options.image) {
     record.manifest = options.image->manifest;
     record.base_manifest = options.image->manifest;
@@ -134,7 +136,11 @@ Task<Result<VolumeRecord>> Store::create_volume(CreateOptions options) {
   if (!named) co_return named.error();
   auto size = size_of_new(options);
   if (!size) co_return size.error();
+  auto limited = check_volume_limit(options.limit);
+  if (!limited) co_return limited.error().with_context("create volume " + shown(options.name));
   const std::string name = options.name;
+  auto room = co_await require_room(*this, kNewVolumeBytes);
+  if (!room) co_return room.error().with_context("create volume " + shown(name));
   Holder self = this_process();
   auto lock = co_await impl_->volumes.lock_new(name, std::move(self));
   if (!lock) co_return lock.error();

@@ -39,14 +39,6 @@ Json snapshot_json(const SnapshotRecord& snapshot) {
   return out;
 }
 
-Json features_json(const Features& features) {
-  return {{"version", features.version},
-          {"compat", features.compat},
-          {"ro_compat", features.ro_compat},
-          {"incompat", features.incompat},
-          {"needs", features.needs}};
-}
-
 /// Everything but the checksum.
 Json volume_json(const StoredVolume& volume) {
   const VolumeRecord& record = volume.record;
@@ -66,18 +58,8 @@ Json volume_json(const StoredVolume& volume) {
               {"sealed", links_json(record.sealed)},
               {"snapshots", std::move(snapshots)},
               {"labels", std::move(labels)}};
+  if (record.limit) out["limit"] = *record.limit;
   put_base(out, record);
-  return out;
-}
-
-Features read_features(const Json& value, std::optional<Error>& error) {
-  JsonFields fields(value, "format", error);
-  Features out;
-  out.version = static_cast<std::uint32_t>(fields.number("version", 0xffffffff));
-  out.compat = fields.number("compat");
-  out.ro_compat = fields.number("ro_compat");
-  out.incompat = fields.number("incompat");
-  out.needs = fields.text("needs", 64);
   return out;
 }
 
@@ -154,6 +136,10 @@ VolumeRecord read_record(JsonFields& fields, std::optional<Error>& error) {
   read_base(fields, record);
   read_snapshots(fields, record, error);
   record.labels = fields.labels("labels");
+  if (fields.has("limit")) {
+    record.limit = fields.number("limit", kMaxVolumeSize);
+    if (*record.limit < kBlockSize) fields.fail("limit", "is less than a block");
+  }
   return record;
 }
 

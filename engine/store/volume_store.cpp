@@ -305,7 +305,10 @@ Task<Result<std::unique_ptr<Delta>>> VolumeStore::create_delta(std::uint64_t siz
   auto delta = co_await Delta::create(std::move(*dir), options);
   Result<void> synced;
   if (delta) synced = co_await deltas_->sync();
-  if (delta && synced) co_return std::move(*delta);
+  if (delta && synced) {
+    (*delta)->share_quota(quota_);
+    co_return std::move(*delta);
+  }
   Error why = delta ? synced.error() : delta.error();
   if (why.sys_errno() == EFBIG) why = co_await too_large(size);
   if (delta) {
@@ -328,7 +331,10 @@ Task<Result<std::unique_ptr<Delta>>> VolumeStore::open_delta(std::string uuid, D
   }
   auto delta = co_await Delta::open(std::move(*dir), mode, live_folder_);
   if (!delta) co_return delta.error().with_context("delta " + uuid);
-  if ((*delta)->id() == *id) co_return std::move(*delta);
+  if ((*delta)->id() == *id) {
+    (*delta)->share_quota(quota_);
+    co_return std::move(*delta);
+  }
   co_return Error(ErrorCode::kCorrupt,
                   "delta " + uuid + ": its files are of delta " + (*delta)->id().str());
 }

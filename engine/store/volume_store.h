@@ -49,6 +49,8 @@ class VolumeStore {
       : volumes_(std::move(volumes)), deltas_(std::move(deltas)), random_(&random) {}
   /// Before the first delta is opened; see Delta::open.
   void set_live_folder(std::string folder) { live_folder_ = std::move(folder); }
+  /// Of all deltas that are opened to write from now on.
+  void share_quota(std::shared_ptr<BlockQuota> quota) { quota_ = std::move(quota); }
 
   // ---- Records
 
@@ -115,6 +117,7 @@ class VolumeStore {
   std::unique_ptr<Directory> deltas_;
   Random* random_;
   std::string live_folder_;
+  std::shared_ptr<BlockQuota> quota_;
   std::optional<Error> denied_;
 };
 

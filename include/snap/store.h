@@ -107,6 +107,7 @@ struct VolumeRecord {
   std::optional<BlobDigest> base_manifest;
   std::vector<SnapshotRecord> snapshots;
   Labels labels;
+  std::optional<std::uint64_t> limit;  ///< bytes that the data blocks of `delta` may take
 };
 
 /// Who holds a volume open.
@@ -139,6 +140,9 @@ class ImportSource {
   virtual ~ImportSource() = default;
   /// Bytes, once known: streams learn it at their end.
   virtual std::optional<std::uint64_t> size() const = 0;
+  /// Bytes in blocks that are not zero, or, once it is clear that they are more, any number above
+  /// `enough`; nothing if only an import would tell. To be asked before next().
+  virtual Task<Result<std::optional<std::uint64_t>>> data_bytes(std::uint64_t enough);
   struct Piece {
     std::uint64_t offset = 0;  ///< a multiple of 65536
     std::uint64_t length = 0;  ///< bytes that were filled; short only at the end or before a hole
@@ -159,6 +163,15 @@ struct ImportFrom {
   std::optional<std::uint64_t> size;  ///< of the file system made from a directory, or to grow to
 };
 Task<Result<std::unique_ptr<ImportSource>>> make_import_source(ImportFrom from, Directory& scratch);
+
+/// Something that happened to the store and that who runs it should know.
+struct StoreEvent {
+  std::string time;     ///< RFC 3339, UTC; filled in by who records it
+  std::string kind;     ///< "low-water", "limit-reached", "store-normal", "volume-no-space", ...
+  std::string volume;   ///< empty: it is about the store
+  std::string message;  ///< one line, for people
+  std::map<std::string, std::uint64_t> numbers;  ///< "left", "limit", ...: bytes
+};
 
 /// A volume that this process has open; closing it (or dying) gives the lock back.
 class OpenVolume;
@@ -238,6 +251,7 @@ class Store {
     std::string image_name;
     std::uint64_t size = 0;  ///< bytes, a multiple of 512; 0: the image's size
     Labels labels;
+    std::optional<std::uint64_t> limit;  ///< as set_volume_limit() takes it
   };
   Task<Result<VolumeRecord>> create_volume(CreateOptions options);
   /// All volumes; `damaged` as for images().
@@ -267,6 +281,9 @@ class Store {
   /// A second volume with the same content; O(1).
   Task<Result<VolumeRecord>> clone(OpenVolume& volume, std::string new_name);
   Task<Result<void>> resize(OpenVolume& volume, std::uint64_t size);
+  /// The most bytes that the data blocks of the writable layer may take (4096 to 256 TiB; none: as
+  /// the disk has). Less than they take now: no new ones until it is more again.
+  Task<Result<void>> set_volume_limit(OpenVolume& volume, std::optional<std::uint64_t> bytes);
   struct CommitOptions {
     std::optional<Reference> name;
     std::string comment, author, created_by;
@@ -300,6 +317,34 @@ class Store {
     std::vector<Row> rows;
   };
   Task<Result<Usage>> usage();
+
+  // ---- Space
+
+  struct Limits {
+    std::optional<std::uint64_t> limit;      ///< most bytes that the store may take on its disk
+    std::optional<std::uint64_t> low_water;  ///< fewer bytes left than this: a warning
+  };
+  Task<Result<Limits>> limits();
+  /// Every process that uses the store goes by them within seconds.
+  Task<Result<void>> set_limits(Limits limits);
+  struct Room {
+    Limits limits;
+    std::uint64_t used = 0;       ///< bytes on disk of layers, deltas and tmp; 0: there is no limit
+    std::uint64_t available = 0;  ///< bytes that the file system has
+    /// Bytes that may still be taken: of the limit (2^64-1 if there is none), and of the file
+    /// system too.
+    std::uint64_t left_of_limit() const noexcept;
+    std::uint64_t left() const noexcept;
+  };
+  Task<Result<Room>> room();
+  /// Measures the room and has what this process writes to its volumes keep to the limit; gives
+  /// what was crossed since any process did so last, once it is among the store's events.
+  Task<Result<std::vector<StoreEvent>>> watch_room();
+  /// Takes space for events, so that they are kept on a disk that is full by then. For servers.
+  Task<Result<void>> prepare_events();
+  /// Adds to the store's events. Kept: the last 1 to 2 MiB.
+  Task<Result<void>> add_event(StoreEvent event);
+
   /// Mark and sweep from index.json and the volumes: removes blobs and deltas that nothing names,
   /// under the store lock that keeps out commands that add. Never what a volume uses.
   Task<Result<Removed>> prune(bool dry_run);

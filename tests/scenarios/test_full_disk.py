@@ -1,62 +1,13 @@
 """A full disk in every step: exit code 6, one line, nothing that was there is lost, and all works once there is room.
 
-The store is on a small ext4 of its own, on a loop device: needs root.
+The store is on a small ext4 of its own, on a loop device (fixture small): needs root.
 """
 
 import os
 import subprocess
 
 import pytest
-from conftest import KIB, MIB, Client, Snap, blobs, changed_volumes, noise, sh, tags, volumes
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A store on an ext4 of 64 MiB with base:1 of 4 MiB and a volume web with 1 MiB of its own."""
-    assert os.geteuid() == 0, "only root may mount a file system: run the tests as root"
-    disk, point = tmp_path / "small.img", tmp_path / "small"
-    with open(disk, "wb") as f:
-        f.truncate(64 * MIB)
-    sh("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0", disk)
-    point.mkdir()
-    sh("mount", "-o", "loop", disk, point)
-    try:
-        sockets = tmp_path / "run"
-        sockets.mkdir(mode=0o700)
-        snap = Snap(point / "store", sockets)
-        snap.point = point
-        snap.base = noise(4 * MIB, 1)
-        snap.image("base:1", snap.base)
-        snap("create", "web", "--from", "base:1")
-        snap.write("web", {0: noise(MIB, 2)})
-        yield snap
-        for server in list(snap.servers):
-            server.stop()
-    finally:
-        sh("umount", point)
-
-
-def fill(snap, leave):
-    """Takes all space but `leave` bytes."""
-    free = os.statvfs(snap.point).f_bavail * os.statvfs(snap.point).f_frsize
-    with open(snap.point / "ballast", "wb") as f:
-        try:
-            os.posix_fallocate(f.fileno(), 0, max(free - leave, 4096))
-        except OSError:
-            pass  # metadata takes some of it: full is full
-        size = os.fstat(f.fileno()).st_size
-        # fallocate of the last blocks may fail as a whole, so they are taken one by one.
-        if leave == 0:
-            try:
-                while True:
-                    os.write(f.fileno(), bytes(4096)) if size == 0 else os.pwrite(f.fileno(), bytes(4096), size)
-                    size += 4096
-            except OSError:
-                pass
-
-
-def empty(snap):
-    (snap.point / "ballast").unlink()
+from conftest import KIB, MIB, Client, Snap, blobs, changed_volumes, empty, fill, noise, tags, volumes
 
 
 LEAVE = [0, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB]

@@ -16,7 +16,7 @@ from conftest import KIB, MIB, PROGRAM, noise, sh
 
 COMMANDS = ["import", "images", "history", "inspect", "tag", "rmi", "commit", "diff", "compare", "map", "dump", "save",
             "load", "create", "clone", "snapshot", "snapshots", "rollback", "reset", "ls", "rm", "rename", "resize",
-            "export", "init", "df", "prune", "info", "version", "help"]
+            "export", "init", "set", "df", "prune", "info", "events", "version", "help"]
 
 
 def test_init_makes_a_private_store_and_is_safe_to_run_again(snap):

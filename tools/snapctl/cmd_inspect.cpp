@@ -60,6 +60,7 @@ Json inspect_volume(const VolumeSummary& volume) {
            {"Created", record.created},
            {"VirtualSize", record.size},
            {"Allocated", volume.allocated},
+           {"Limit", nullptr},
            {"Image", record.image_name},
            {"ImageId", nullptr},
            {"Delta", record.delta},
@@ -67,6 +68,7 @@ Json inspect_volume(const VolumeSummary& volume) {
            {"Snapshots", snapshots},
            {"Labels", record.labels},
            {"ServedBy", nullptr}};
+  if (record.limit) out["Limit"] = *record.limit;
   if (record.image) out["ImageId"] = record.image->str();
   if (volume.holder) {
     out["ServedBy"] = {{"Pid", volume.holder->pid},

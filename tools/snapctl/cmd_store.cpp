@@ -3,6 +3,9 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <unistd.h>
+
+#include "engine/store/settings.h"
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/exit_code.h"
@@ -18,13 +21,38 @@ namespace {
 
 struct InitOptions {
   bool force = false;
+  std::string limit, low_water;
 };
 
 Task<Result<int>> run_init(Context& context, InitOptions options) {
+  Store::Limits limits;
+  if (!options.limit.empty()) {
+    auto limit = parse_limit(options.limit);
+    if (!limit) co_return limit.error();
+    limits.limit = *limit;
+  }
+  if (!options.low_water.empty()) {
+    auto low_water = parse_limit(options.low_water);
+    if (!low_water) co_return low_water.error();
+    limits.low_water = *low_water;
+  }
+  auto valid = check_limits(limits);
+  if (!valid) co_return valid.error().with_context("init");
+  const bool limited = limits.limit || limits.low_water;
+  if (limited && ::access((context.store_path() + "/format").c_str(), F_OK) == 0) {
+    co_return Error(ErrorCode::kExists,
+                    "init: there is a store at " + context.store_path() +
+                        " already; change its limits with '" SNAPCTL_PROGRAM_NAME
+                        " set --limit N --low-water N'");
+  }
   Store::OpenOptions open;
   open.force = options.force;
   auto store = co_await context.store(open);
   if (!store) co_return store.error();
+  if (limited) {
+    auto set = co_await (*store)->set_limits(limits);
+    if (!set) co_return set.error();
+  }
   auto info = co_await (*store)->info();
   if (!info) co_return info.error();
   if (context.options().json) {
@@ -105,11 +133,17 @@ Task<Result<int>> run_prune(Context& context, PruneOptions options) {
   co_return kExitOk;
 }
 
+Json bytes_json(const std::optional<std::uint64_t>& bytes) {
+  return bytes ? Json(*bytes) : Json(nullptr);
+}
+
 Task<Result<int>> run_info(Context& context) {
   auto store = co_await context.store();
   if (!store) co_return store.error();
   auto info = co_await (*store)->info();
   if (!info) co_return info.error();
+  auto room = co_await (*store)->room();
+  if (!room) co_return room.error();
   const char* io = EventLoop::current()->name();
   if (context.options().json) {
     print_json(context, {{"path", info->path},
@@ -122,6 +156,9 @@ Task<Result<int>> run_info(Context& context) {
                          {"rename_noreplace", info->rename_noreplace},
                          {"total", info->total},
                          {"available", info->available},
+                         {"limit", bytes_json(room->limits.limit)},
+                         {"low_water", bytes_json(room->limits.low_water)},
+                         {"left", room->left()},
                          {"images", info->images},
                          {"volumes", info->volumes},
                          {"io", io}});
@@ -139,6 +176,13 @@ Task<Result<int>> run_info(Context& context) {
   out += fmt::format("  punch hole:     {}\n", yes_no(info->punch_hole));
   out += fmt::format("  locks:          {}\n", yes_no(info->locks));
   out += fmt::format("  exclusive rename: {}\n", yes_no(info->rename_noreplace));
+  out += fmt::format(
+      "Limit:            {}\n",
+      room->limits.limit
+          ? fmt::format("{}, {} used", print_size(*room->limits.limit), print_size(room->used))
+          : "none");
+  out += fmt::format("Low-water mark:   {}\n",
+                     room->limits.low_water ? print_size(*room->limits.low_water) : "none");
   out += fmt::format("I/O through:      {}\n", io);
   out += fmt::format("Program version:  {}\n", SNAPCTL_VERSION);
   context.print(out);
@@ -164,6 +208,13 @@ void add_store_commands(CLI::App& app, Context& context) {
   CLI::App* init = app.add_subcommand("init", "Make the store (also made on first use)");
   init->group(kStoreGroup);
   init->add_flag("--force", init_options->force, "On a network file system all the same");
+  init->add_option("--limit", init_options->limit, "Most bytes that the store may take on its disk")
+      ->type_name("N");
+  init->add_option("--low-water", init_options->low_water,
+                   "Warn (events, the servers' logs) when it has fewer bytes left than this")
+      ->type_name("N");
+  init->footer("Both can be changed later: '" SNAPCTL_PROGRAM_NAME
+               " set'.\nExample:\n  " SNAPCTL_PROGRAM_NAME " init --limit 500G --low-water 50G");
   set_action(init, context, init_options, run_init);
 
   auto df_options = std::make_shared<DfOptions>();

@@ -24,7 +24,7 @@ namespace {
 // ---- create
 
 struct CreateCommand {
-  std::string name, from, size;
+  std::string name, from, size, limit;
   std::vector<std::string> labels;
 };
 
@@ -51,6 +51,11 @@ Result<Store::CreateOptions> create_options(const CreateCommand& command) {
     if (*size == 0)
       return Error(ErrorCode::kInvalidArgument, "create: --size 0 makes no volume; give its bytes");
     out.size = *size;
+  }
+  if (!command.limit.empty()) {
+    auto limit = parse_size(command.limit);
+    if (!limit) return limit.error();
+    out.limit = *limit;
   }
   auto labels = parse_labels(command.labels);
   if (!labels) return labels.error();
@@ -273,6 +278,8 @@ void add_create(CLI::App& app, Context& context) {
       ->type_name("NAME");
   create->add_option("--from", command->from, "The image")->type_name("IMAGE");
   create->add_option("--size", command->size, "Its size; with --from, at least the image's")
+      ->type_name("N");
+  create->add_option("--limit", command->limit, "Most bytes that its writable layer may take")
       ->type_name("N");
   create->add_option("--label", command->labels, "Label of the volume; may be given again")
       ->type_name("KEY=VALUE");

@@ -59,6 +59,8 @@ Json record_json(const VolumeRecord& record) {
            {"delta", record.delta},      {"sealed", sealed},
            {"snapshots", snapshots},     {"labels", record.labels}};
   if (record.image) out["image_id"] = record.image->str();
+  out["limit"] = nullptr;
+  if (record.limit) out["limit"] = *record.limit;
   return out;
 }
 

@@ -74,6 +74,13 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   return bytes;
 }
 
+Result<std::optional<std::uint64_t>> parse_limit(std::string_view text) {
+  if (text == "none") return std::optional<std::uint64_t>();
+  auto size = parse_size(text);
+  if (!size) return size.error();
+  return std::optional<std::uint64_t>(*size);
+}
+
 std::string print_size(std::uint64_t bytes) {
   constexpr std::array<const char*, 7> kUnits = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   if (bytes < 1024) return fmt::format("{}B", bytes);

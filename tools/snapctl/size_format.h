@@ -16,6 +16,9 @@ namespace snap::cli {
 /// for fractions of a byte and for what does not fit 64 bits.
 Result<std::uint64_t> parse_size(std::string_view text);
 
+/// As parse_size; "none" is no limit.
+Result<std::optional<std::uint64_t>> parse_limit(std::string_view text);
+
 /// "0B", "999B", "4KiB", "1.5GiB", "10GiB": three digits at most, no space, so that columns stay
 /// columns for awk.
 std::string print_size(std::uint64_t bytes);

@@ -68,6 +68,13 @@ Task<Result<void>> VolumeAccess::resize(std::uint64_t size) {
   co_return co_await server::remote_resize(**client, name(), size);
 }
 
+Task<Result<void>> VolumeAccess::set_limit(std::optional<std::uint64_t> bytes) {
+  if (opened_ != nullptr) co_return co_await store_->set_volume_limit(*opened_, bytes);
+  auto client = co_await connect_to_holder(summary_);
+  if (!client) co_return client.error();
+  co_return co_await server::remote_set_limit(**client, name(), bytes);
+}
+
 Task<Result<VolumeAccess::Committed>> VolumeAccess::commit(Store::CommitOptions options,
                                                            Progress progress) {
   Committed out;

@@ -31,6 +31,8 @@ class VolumeAccess {
   Task<Result<std::chrono::microseconds>> snapshot(std::string snapshot_name);
   Task<Result<void>> clone(std::string new_name);
   Task<Result<void>> resize(std::uint64_t size);
+  /// None: as the disk has.
+  Task<Result<void>> set_limit(std::optional<std::uint64_t> bytes);
   struct Committed {
     Image image;
     std::chrono::microseconds pause{0};
