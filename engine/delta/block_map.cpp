@@ -231,6 +231,26 @@ void BlockMap::capture_leaf(std::uint64_t leaf_index, std::vector<Change>& out) 
   }
 }
 
+void BlockMap::capture(ChunkIndex chunk, BlockMask mask, std::vector<Change>& out) {
+  // The leaf's mark stays: other blocks may be dirty, and a mark without any is passed over.
+  const MapWord taken = make_word(0, 0, 0, mask);
+  const MapWord before = slot(chunk).fetch_and(~taken);
+  const auto dirty = static_cast<BlockMask>(dirty_of(before) & mask);
+  if (dirty == 0) return;
+  count(before, before & ~taken);
+  out.push_back({static_cast<std::uint32_t>(chunk.value),
+                 static_cast<BlockMask>(data_of(before) & dirty),
+                 static_cast<BlockMask>(zero_of(before) & dirty)});
+}
+
+void BlockMap::give_back(const Change& change) {
+  const ChunkIndex chunk(change.chunk);
+  const MapWord dirty = make_word(0, 0, 0, change.data | change.zero);
+  const MapWord before = slot(chunk).fetch_or(dirty);
+  count(before, before | dirty);
+  mark_dirty(chunk);
+}
+
 bool BlockMap::capture_some(std::uint64_t* cursor, std::vector<Change>& out) {
   const std::uint64_t words = round_up(leaves_end_.load(), 64) / 64;
   unsigned done = 0;

@@ -112,6 +112,10 @@ class BlockMap {
   /// Takes the dirty bits of some leaves and appends what they stand for to `out`, ascending; false
   /// once all have been looked at. `*cursor` begins at 0. To be called in a loop that yields.
   bool capture_some(std::uint64_t* cursor, std::vector<Change>& out);
+  /// Takes the dirty bits of some blocks of one chunk, whose leaf is there.
+  void capture(ChunkIndex chunk, BlockMask mask, std::vector<Change>& out);
+  /// Gives back what capture() took: dirty again.
+  void give_back(const Change& change);
 
   // ---- Loading and resizing, while no operation is in flight
 

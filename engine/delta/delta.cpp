@@ -201,7 +201,7 @@ Task<Result<void>> DeltaImpl::write(ByteOffset at, std::span<const std::byte> by
     SNAP_CO_RETURN_IF_ERROR(written);
   }
   if (durability == Durability::kDurable) {
-    auto flushed = co_await flush();
+    auto flushed = co_await flush_write(at, bytes.size());
     SNAP_CO_RETURN_IF_ERROR(flushed);
   }
   co_return Result<void>();

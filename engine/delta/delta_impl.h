@@ -78,8 +78,10 @@ class DeltaImpl final : public Delta {
   struct Pieces;
   /// Blocks on their way into a record, shared by those who read them.
   struct Gathering;
-  /// Flushes that are answered together.
+  /// Flushes and writes with FUA that are answered together.
   struct Round {
+    bool all = false;            ///< a flush is among them
+    std::vector<Change> blocks;  ///< else what the writes with FUA wrote, as data bits
     bool done = false;
     Result<void> result;
   };
@@ -116,6 +118,12 @@ class DeltaImpl final : public Delta {
 
   // flush.cpp
   void mark(std::atomic<std::uint64_t>& epoch_of_last);
+  /// Makes a write that is done durable, and it alone if it is small.
+  Task<Result<void>> flush_write(ByteOffset at, std::uint64_t length);
+  /// Waits for a round and what it makes durable: all, or with `blocks` at least these.
+  Task<Result<void>> join_round(std::span<const Change> blocks);
+  /// False if there is no room for the record as it is; then nothing has been recorded.
+  Task<Result<bool>> commit_blocks(std::vector<Change> blocks);
   /// How a commit makes the data durable: kSmall by a record that carries the blocks if they are
   /// few, else, and kLarge always, by a sync of the data file.
   enum class Path { kSmall, kLarge };

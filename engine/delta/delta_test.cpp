@@ -233,6 +233,19 @@ Task<void> flush_costs(Rig* rig) {
   done = co_await delta->flush();
   must(done);
   CHECK(plan.seen.empty());
+  // FUA makes the write alone durable, and its neighbours stay for the next flush.
+  const auto neighbours = filled(8 * kBlockSize, 6);
+  done = co_await delta->write(ByteOffset(0), neighbours, below, Durability::kCached);
+  must(done);
+  plan.seen.clear();
+  done = co_await delta->write(ByteOffset(4096), block, below, Durability::kDurable);
+  must(done);
+  CHECK(plan.written() == kBlockSize + kFrameAlign + kBlockSize);  // data, record, its block
+  CHECK(plan.count(FaultEvent::Kind::kSync, "journal") == 1);
+  plan.seen.clear();
+  done = co_await delta->flush();
+  must(done);
+  CHECK(plan.written() == kFrameAlign + 7 * kBlockSize);
   // Many: a sync of the data and a record without them.
   const auto many = filled((kSmallFlushBlocks + 1) * kBlockSize, 8);
   done = co_await delta->write(ByteOffset(1u << 20), many, below, Durability::kCached);

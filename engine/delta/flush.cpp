@@ -1,5 +1,5 @@
 // The flush protocol (docs/durability.md, Flush): group commit. One commit runs at a time; flushes
-// that arrive meanwhile share the next.
+// and writes with FUA that arrive meanwhile share the next.
 //
 //   1. raise the epoch, fix S = the last sequence, and take the dirty bits
 //
@@ -11,7 +11,8 @@
 //   2. fdatasync(data), if data was written
 //   3. a record of what was taken, through S, and fdatasync(journal)
 //
-// A commit that finds nothing dirty makes no system call.
+// A commit that finds nothing dirty makes no system call. One without a flush, for writes with FUA
+// alone, takes the small path with just their blocks; where that cannot be, it is as for a flush.
 #include <algorithm>
 #include <bit>
 
@@ -59,11 +60,40 @@ Task<Result<void>> DeltaImpl::flush() {
   if (auto failed = failure()) co_return *failed;
   flushes_.fetch_add(1, std::memory_order_relaxed);
   if (synced_.load() >= std::max(written_.load(), zeroed_.load())) co_return Result<void>();
+  auto done = co_await join_round({});
+  co_return done;
+}
+
+Task<Result<void>> DeltaImpl::flush_write(ByteOffset at, std::uint64_t length) {
+  const std::uint64_t first = at.value / kBlockSize;
+  const std::uint64_t end = round_up(at.value + length, kBlockSize) / kBlockSize;
+  if (end - first > kSmallFlushBlocks) {
+    auto done = co_await flush();
+    co_return done;
+  }
+  std::vector<Change> blocks;
+  for (std::uint64_t b = first; b < end;) {
+    const auto in_chunk = static_cast<unsigned>(b % kBlocksPerChunk);
+    const auto count =
+        static_cast<unsigned>(std::min<std::uint64_t>(end - b, kBlocksPerChunk - in_chunk));
+    blocks.push_back(
+        {static_cast<std::uint32_t>(b / kBlocksPerChunk), block_range(in_chunk, count), 0});
+    b += count;
+  }
+  auto done = co_await join_round(blocks);
+  co_return done;
+}
+
+Task<Result<void>> DeltaImpl::join_round(std::span<const Change> blocks) {
   std::shared_ptr<Round> round;
   {
     std::lock_guard guard(round_lock_);
     if (next_round_ == nullptr) next_round_ = std::make_shared<Round>();
     round = next_round_;
+    if (blocks.empty()) round->all = true;
+    round->blocks.insert(round->blocks.end(), blocks.begin(), blocks.end());
+    if (count_blocks(round->blocks) > kSmallFlushBlocks) round->all = true;
+    if (round->all) round->blocks.clear();
   }
   auto held = co_await commit_lock_.lock();
   if (!round->done) {
@@ -73,8 +103,16 @@ Task<Result<void>> DeltaImpl::flush() {
       std::lock_guard guard(round_lock_);
       next_round_ = nullptr;
     }
-    auto committed = co_await commit(Path::kSmall);
-    round->result = std::move(committed);
+    bool recorded = false;
+    if (!round->all) {
+      auto alone = co_await commit_blocks(std::move(round->blocks));
+      if (!alone) round->result = alone.error();
+      recorded = !alone || *alone;
+    }
+    if (!recorded) {
+      auto committed = co_await commit(Path::kSmall);
+      round->result = std::move(committed);
+    }
     round->done = true;
   }
   co_return round->result;
@@ -152,6 +190,26 @@ bool DeltaImpl::fits_small(std::span<const Change> changes) const {
   const std::size_t blocks = count_blocks(changes);
   return blocks <= kSmallFlushBlocks &&
          frame_length(changes.size()) + blocks * kBlockSize <= kMaxFrameBytes;
+}
+
+Task<Result<bool>> DeltaImpl::commit_blocks(std::vector<Change> blocks) {
+  if (auto failed = failure()) co_return *failed;
+  if (!space_taken_.load()) co_return false;
+  // Rule Own: the bits of other blocks stay dirty. A bit that is clean already was recorded by an
+  // earlier commit, for these end before the lock is free again.
+  std::vector<Change> changes;
+  for (const Change& written : merge_changes(std::move(blocks)))
+    blocks_->capture(ChunkIndex(written.chunk), written.data, changes);
+  auto recorded = co_await record_with_blocks(changes);
+  if (!recorded) co_return fail(recorded.error());
+  if (!*recorded) {
+    for (const Change& change : changes)
+      blocks_->give_back(change);
+    co_return false;
+  }
+  // Rule Fault: a sync of the journal that failed in the background may have covered the record.
+  if (auto failed = failure()) co_return *failed;
+  co_return true;
 }
 
 Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes) {
