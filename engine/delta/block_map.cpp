@@ -15,23 +15,19 @@ constexpr bool present(MapWord w) {
 }  // namespace
 
 Result<std::unique_ptr<BlockMap>> BlockMap::make() {
-  // Zero bytes of the mappings serve as atomics with the value 0.
+  // Zero bytes of the mapping serve as atomics with the value 0. One mapping, for they are dear.
   static_assert(std::atomic<Leaf*>::is_always_lock_free &&
                 sizeof(std::atomic<Leaf*>) == sizeof(void*));
   static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
-  auto table = LazyMemory::map(kLeaves * sizeof(std::atomic<Leaf*>));
-  SNAP_RETURN_IF_ERROR(table);
-  auto leaves = LazyMemory::map(kLeaves / 8);
-  SNAP_RETURN_IF_ERROR(leaves);
-  auto dirty = LazyMemory::map(kLeaves / 8);
-  SNAP_RETURN_IF_ERROR(dirty);
+  constexpr std::size_t kWords = kLeaves / 64;
+  auto memory = LazyMemory::map((2 * kWords + kLeaves) * sizeof(std::atomic<std::uint64_t>));
+  SNAP_RETURN_IF_ERROR(memory);
   std::unique_ptr<BlockMap> map(new BlockMap);
-  map->table_memory_ = std::move(*table);
-  map->leaves_memory_ = std::move(*leaves);
-  map->dirty_memory_ = std::move(*dirty);
-  map->table_ = static_cast<std::atomic<Leaf*>*>(map->table_memory_.address());
-  map->leaves_ = static_cast<std::atomic<std::uint64_t>*>(map->leaves_memory_.address());
-  map->dirty_ = static_cast<std::atomic<std::uint64_t>*>(map->dirty_memory_.address());
+  map->memory_ = std::move(*memory);
+  map->leaves_ = static_cast<std::atomic<std::uint64_t>*>(map->memory_.address());
+  map->dirty_ = map->leaves_ + kWords;
+  void* const table = map->dirty_ + kWords;
+  map->table_ = static_cast<std::atomic<Leaf*>*>(table);
   return map;
 }
 

@@ -177,7 +177,7 @@ class BlockMap {
                                 std::uint64_t end);
 
   std::unique_ptr<LiveMap> live_;
-  LazyMemory table_memory_, leaves_memory_, dirty_memory_;
+  LazyMemory memory_;  ///< of all three below
   std::atomic<Leaf*>* table_ = nullptr;
   std::atomic<std::uint64_t>* leaves_ = nullptr;  ///< one bit a leaf that exists or is made
   std::atomic<std::uint64_t>* dirty_ = nullptr;   ///< one bit a leaf with dirty chunks
