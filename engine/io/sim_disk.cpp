@@ -246,15 +246,7 @@ void SimDisk::note(SimOp op) {
   log_.push_back(std::move(op));
 }
 
-void SimDisk::ignore_syncs(std::function<bool(const SimOp&)> ignore) {
-  std::lock_guard guard(lock_);
-  ignore_ = std::move(ignore);
-}
-
 int SimDisk::execute(SimOp op) {
-  const bool syncs = op.kind == SimOpKind::kDataSync || op.kind == SimOpKind::kSync ||
-                     op.kind == SimOpKind::kDirSync;
-  if (syncs && ignore_ && ignore_(op)) op.ignored = true;
   const int err = state_.apply(op);
   if (err != 0) return err;
   if (++changes_ == freeze_at_) freeze();

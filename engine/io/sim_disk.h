@@ -86,8 +86,6 @@ class SimDisk final : public SimDevice {
   // ---- Faults
 
   void inject(const SimFault& fault);
-  /// Syncs of which `ignore` says so do nothing and succeed. For tests of the tests.
-  void ignore_syncs(std::function<bool(const SimOp&)> ignore);
   /// Bytes that files may take; writes beyond fail with ENOSPC. Untold: who asks for the space
   /// hears of a large disk, as if others took it since.
   void set_space_limit(std::uint64_t bytes, bool told = true);
@@ -150,7 +148,6 @@ class SimDisk final : public SimDevice {
   std::uint64_t next_operation_ = 1;
 
   std::vector<SimFault> faults_;
-  std::function<bool(const SimOp&)> ignore_;
   std::uint64_t space_limit_ = ~std::uint64_t{0};
   bool space_told_ = true;
   std::uint64_t changes_ = 0;

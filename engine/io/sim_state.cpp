@@ -79,7 +79,6 @@ int SimState::apply(const SimOp& op) {
 
 int SimState::apply_to_file(const SimOp& op) {
   if (inodes_.count(op.file) == 0) return -EIO;
-  if (op.ignored) return 0;
   FileRecord& file = own(op.file);
   if (op.kind == SimOpKind::kDataSync || op.kind == SimOpKind::kSync) {
     sync_file(file, op);
@@ -186,7 +185,7 @@ int SimState::apply_to_directory(const SimOp& op) {
       if (!find(named)->entries.empty()) return -ENOTEMPTY;
       break;
     default:
-      if (!op.ignored) sync_directory(op.file);
+      sync_directory(op.file);
       return 0;
   }
   change_names(op, &FileRecord::entries);

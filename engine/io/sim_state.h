@@ -68,8 +68,6 @@ struct SimOp {
   bool last = true;
   /// Syncs: the clock when it began; what had completed by then is made stable.
   std::uint64_t began = 0;
-  /// A sync that does nothing, though it says that it did: a test leaves it out.
-  bool ignored = false;
   /// A sync that failed: what it covered is clean to the kernel and lost to later syncs.
   bool failed = false;
 };

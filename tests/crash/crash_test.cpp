@@ -1,14 +1,13 @@
 // crash_test: power cuts, enumerated.
 //
-//   crash_test                     the fixed workloads; each with several seeds
+//   crash_test                     the fixed workloads, and some random ones, always the same
 //   crash_test --long SECONDS      random workloads for that long
-//   crash_test --without-syncs     the fixed workloads, each sync of the engine left out in turn:
-//                                  the run must fail, or the test would not notice its loss
 //   crash_test --list              the fixed workloads
 //   crash_test --workload NAME --seed S [--boundary B --keep LIST]
 //                                  one workload, or one state of it (as printed with a failure)
 //
-// Other options: --seeds N (of each workload), --jobs N (threads). Ends with 'N passed, M failed'.
+// Other options: --seeds N (times as many of each workload), --jobs N (threads). Ends with 'N
+// passed, M failed'.
 #include <malloc.h>
 
 #include <algorithm>
@@ -28,19 +27,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// The seeds of each workload in a full run, which must reach kWantedStates.
-constexpr std::uint64_t kFullSeeds = 4;
+/// Random workloads in a full run, which must reach kWantedStates.
+constexpr std::uint64_t kRandomWorkloads = 64;
 constexpr std::size_t kWantedStates = 100'000;
 
 struct Options {
-  std::uint64_t seeds = kFullSeeds;
+  std::uint64_t seeds = 1;
   unsigned jobs = std::max(1u, std::thread::hardware_concurrency());
   double seconds = 0;  ///< of random workloads
   std::string workload;
   std::optional<std::uint64_t> seed, boundary;
   std::string keep = "none";
   bool list = false;
-  bool without_syncs = false;
 };
 
 unsigned long long n(std::uint64_t value) {
@@ -102,25 +100,40 @@ int run_fixed(const Options& options) {
     std::printf("no workload %s (see --list)\n", options.workload.c_str());
     return 64;
   }
+  struct Job {
+    Workload workload;
+    std::uint64_t seed;
+    std::size_t row;
+    bool first;
+  };
+  std::vector<Job> jobs;
+  const std::uint64_t first_seed = options.seed.value_or(1);
+  for (std::uint64_t seed = first_seed; seed < first_seed + options.seeds; ++seed) {
+    for (std::size_t w = 0; w < workloads.size(); ++w)
+      jobs.push_back({workloads[w], seed, w, seed == first_seed});
+  }
+  if (options.workload.empty()) {
+    workloads.emplace_back().name = "random";
+    for (std::uint64_t seed = 1; seed <= kRandomWorkloads * options.seeds; ++seed)
+      jobs.push_back({random_workload(seed), seed, workloads.size() - 1, seed == 1});
+  }
   std::vector<Sum> sums(workloads.size());
   std::unordered_set<std::uint64_t> disks;
   std::mutex lock;
   std::uint64_t same = 0, not_same = 0;
   const auto began = Clock::now();
-  in_threads(options.jobs, workloads.size() * options.seeds, [&](std::uint64_t i) {
-    const std::size_t w = i % workloads.size();
-    const std::uint64_t seed = options.seed.value_or(1) + i / workloads.size();
+  in_threads(options.jobs, jobs.size(), [&](std::uint64_t i) {
+    const auto& [workload, seed, row, first] = jobs[i];
     const auto start = Clock::now();
-    const bool first = i < workloads.size();
-    const bool equal = !first || runs_the_same(workloads[w], seed);
-    const Trace trace = record(workloads[w], seed);
+    const bool equal = !first || runs_the_same(workload, seed);
+    const Trace trace = record(workload, seed);
     const Report report = explore(trace, {});
     std::lock_guard guard(lock);
     if (first) ++(equal ? same : not_same);
-    if (!equal) std::printf("%s, seed %llu: two runs differ\n", workloads[w].name.c_str(), n(seed));
-    sums[w].add(report);
-    sums[w].seconds += std::chrono::duration<double>(Clock::now() - start).count();
-    sums[w].disks.insert(report.disks.begin(), report.disks.end());
+    if (!equal) std::printf("%s, seed %llu: two runs differ\n", workload.name.c_str(), n(seed));
+    sums[row].add(report);
+    sums[row].seconds += std::chrono::duration<double>(Clock::now() - start).count();
+    sums[row].disks.insert(report.disks.begin(), report.disks.end());
     disks.insert(report.disks.begin(), report.disks.end());
     for (const std::string& message : report.messages)
       std::printf("FAILED %s\n", message.c_str());
@@ -145,7 +158,7 @@ int run_fixed(const Options& options) {
               std::chrono::duration<double>(Clock::now() - began).count());
   std::uint64_t passed = workloads.size() - failed + same;
   failed += not_same;
-  if (options.workload.empty() && options.seeds >= kFullSeeds) {
+  if (options.workload.empty()) {
     const bool enough = disks.size() >= kWantedStates;
     if (!enough) std::printf("FAILED fewer than %zu distinct crash states\n", kWantedStates);
     ++(enough ? passed : failed);
@@ -183,65 +196,11 @@ int run_long(const Options& options) {
   return finish(sum.runs - failed, failed);
 }
 
-/// A sync that covers nothing makes nothing stable: whether it is made cannot show.
-bool covers_nothing(const std::string& site) {
-  return site.ends_with(": nothing");
-}
-
-/// The workload that notices the loss of the syncs of a site, with the first failure.
-struct Noticed {
-  std::string workload, how;
-};
-std::optional<Noticed> who_notices(const std::string& site,
-                                   const std::vector<const Workload*>& workloads,
-                                   std::uint64_t seeds) {
-  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
-    for (const Workload* workload : workloads) {
-      const Trace trace =
-          record(*workload, seed, [&site](const std::string& at) { return at == site; });
-      if (!trace.failure.empty()) return Noticed{workload->name, trace.failure};
-      ExploreOptions first_only;
-      first_only.stop_after = 1;
-      const Report report = explore(trace, first_only);
-      if (report.failures != 0) return Noticed{workload->name, report.messages.front()};
-    }
-  }
-  return std::nullopt;
-}
-
-int run_without_syncs(const Options& options) {
-  const std::vector<Workload> workloads = fixed_workloads();
-  std::map<std::string, std::vector<const Workload*>> sites;
-  for (const Workload& workload : workloads) {
-    if (!options.workload.empty() && workload.name != options.workload) continue;
-    for (const std::string& site : record(workload, 1).sync_sites)
-      if (!covers_nothing(site)) sites[site].push_back(&workload);
-  }
-  std::vector<std::string> names;
-  for (const auto& [name, users] : sites)
-    names.push_back(name);
-  std::uint64_t passed = 0, failed = 0;
-  std::mutex lock;
-  in_threads(options.jobs, names.size(), [&](std::uint64_t i) {
-    const auto noticed = who_notices(names[i], sites.at(names[i]), options.seeds);
-    std::lock_guard guard(lock);
-    ++(noticed ? passed : failed);
-    if (noticed)
-      std::printf("without %s\n    %s: %s\n", names[i].c_str(), noticed->workload.c_str(),
-                  noticed->how.substr(0, 160).c_str());
-    else
-      std::printf("FAILED without %s: no workload notices\n", names[i].c_str());
-    std::fflush(stdout);
-    return true;
-  });
-  return finish(passed, failed);
-}
-
 bool parse(int argc, char** argv, Options* options) {
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (name == "--list" || name == "--without-syncs") {
-      (name == "--list" ? options->list : options->without_syncs) = true;
+      options->list = true;
       continue;
     }
     if (i + 1 == argc) return false;
@@ -295,7 +254,6 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (options.boundary) return run_one_state(options);
-  if (options.without_syncs) return run_without_syncs(options);
   if (options.seconds > 0) return run_long(options);
   return run_fixed(options);
 }

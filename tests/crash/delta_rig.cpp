@@ -31,8 +31,6 @@ class DeltaRig final : public Rig {
     options.size = size;
     auto delta = co_await Delta::create(std::move(*dir), options);
     SNAP_CO_RETURN_IF_ERROR(delta);
-    // The rig is the caller who makes the folder's name durable: no sync of the engine's.
-    disk_.ignore_syncs(nullptr);
     auto synced = co_await root->sync();
     co_return synced;
   }

@@ -240,7 +240,6 @@ std::string op_text(const SimOp& op) {
   if (!op.name.empty()) out << '/' << op.name;
   if (!op.to.empty()) out << " -> " << op.to;
   if (op.length != 0) out << ' ' << op.offset << '+' << op.length;
-  if (op.ignored) out << " (left out)";
   return out.str();
 }
 

@@ -1,7 +1,6 @@
 #include "tests/crash/trace.h"
 
 #include <algorithm>
-#include <set>
 
 #include "engine/io/sync.h"
 
@@ -11,82 +10,26 @@ namespace {
 
 constexpr std::uint64_t kRecoverySeed = 1;
 
-/// Paths without what is different for each object: ids and digests become "*".
-std::string general(const std::string& path) {
-  std::string out, part;
-  const auto end_part = [&out, &part] {
-    const bool id = part.size() >= 32 && part.find_first_not_of("0123456789abcdef-") == part.npos;
-    const bool temporary = part.size() > 32 && part[0] == '.';
-    out += id || temporary ? "*" : part;
-    part.clear();
-  };
-  for (const char c : path) {
-    if (c == '/') {
-      end_part();
-      out += '/';
-    } else {
-      part += c;
-    }
-  }
-  end_part();
-  return out;
-}
-
-bool is_sync(SimOpKind kind) {
-  return kind == SimOpKind::kDataSync || kind == SimOpKind::kSync || kind == SimOpKind::kDirSync;
-}
-
-/// Names the call site of a sync by what can be seen of it: the file, what was done to it since its
-/// last sync, and what the process was doing.
-std::string sync_site(const SimOp& op, const std::vector<SimOp>& log, const std::string& phase) {
-  std::set<std::string> covers;
-  for (auto past = log.rbegin(); past != log.rend(); ++past) {
-    if (past->file != op.file && !(past->kind == SimOpKind::kRename && past->other == op.file))
-      continue;
-    if (is_sync(past->kind)) break;
-    if (past->kind == SimOpKind::kRead) continue;
-    std::string what = sim_op_name(past->kind);
-    if (past->kind == SimOpKind::kWrite && past->offset == 0) what = "header";
-    covers.insert(std::move(what));
-  }
-  std::string site = general(op.path) + ", " + phase + ":";
-  if (covers.empty()) site += " nothing";
-  for (const std::string& what : covers)
-    site += " " + what;
-  return site;
-}
-
 /// Records one workload.
 class Recorder {
  public:
-  Recorder(const Workload& workload, std::uint64_t seed, const SkipSite& skip)
-      : seed_(seed), skip_(skip), disk_(std::make_unique<SimDisk>(seed)) {
+  Recorder(const Workload& workload, std::uint64_t seed)
+      : seed_(seed), disk_(std::make_unique<SimDisk>(seed)) {
     trace_.workload = workload;
     trace_.seed = seed;
   }
 
   Trace run() {
     seed_system_random(1);
-    watch();
     format();
     if (trace_.failure.empty()) go();
-    trace_.sync_sites.assign(sites_.begin(), sites_.end());
     return std::move(trace_);
   }
   /// The index of the preamble's round in which the event came; nothing if it never did.
   std::optional<unsigned> round_of_event() const { return event_round_; }
 
  private:
-  void watch() {
-    disk_->ignore_syncs([this](const SimOp& op) {
-      const std::string site = sync_site(op, disk_->log(), phase_);
-      sites_.insert(site);
-      return skip_ && skip_(site);
-    });
-  }
-
   void format() {
-    phase_ = "create";
     SimLoop loop(seed_);
     auto rig = make_rig(trace_.workload.level, *disk_);
     auto made = loop.run(rig->format(trace_.workload.size));
@@ -97,7 +40,6 @@ class Recorder {
     }
     // It said that all is durable.
     disk_->crash_all_lost();
-    watch();
     const Recovered first = recover(trace_.workload.level, *disk_->clone());
     auto volume = first.content.find(kVolume);
     if (volume == first.content.end()) {
@@ -120,10 +62,8 @@ class Recorder {
   }
 
   Task<Result<void>> all() {
-    phase_ = "open";
     auto opened = co_await rig_->open();
     SNAP_CO_RETURN_IF_ERROR(opened);
-    phase_ = "run";
     const Workload& w = trace_.workload;
     const unsigned rounds = w.preamble.empty() ? 0 : w.repeat;
     for (unsigned round = 0; round < rounds; ++round) {
@@ -158,7 +98,6 @@ class Recorder {
     auto live = co_await rig_->read_all();
     SNAP_CO_RETURN_IF_ERROR(live);
     trace_.live = std::move(*live);
-    phase_ = "close";
     Done last;  // as if it were opened again: a close makes all of it durable
     last.op.verb = Verb::kReopen;
     last.process = process_;
@@ -221,24 +160,18 @@ class Recorder {
       rig_->abandon();
       ++process_;
     } else {
-      phase_ = "close";
       auto closed = co_await rig_->close();
       SNAP_CO_RETURN_IF_ERROR(closed);
     }
-    phase_ = "open";
     auto opened = co_await rig_->open();
     SNAP_CO_RETURN_IF_ERROR(opened);
-    phase_ = "run";
     co_return Result<void>();
   }
 
   const std::uint64_t seed_;
-  const SkipSite skip_;
   std::unique_ptr<SimDisk> disk_;
   std::unique_ptr<Rig> rig_;
   Trace trace_;
-  std::set<std::string> sites_;
-  std::string phase_;
   std::uint64_t base_ = 0;
   std::uint64_t order_ = 0;
   WriteId last_id_ = 0;
@@ -280,12 +213,12 @@ bool Trace::has_event(const std::string& event) const {
   });
 }
 
-Trace record(const Workload& workload, std::uint64_t seed, const SkipSite& skip) {
-  if (workload.repeat_at_most == 0) return Recorder(workload, seed, skip).run();
+Trace record(const Workload& workload, std::uint64_t seed) {
+  if (workload.repeat_at_most == 0) return Recorder(workload, seed).run();
   // How many rounds of the preamble until the event would come; then one fewer.
   Workload search = workload;
   search.repeat = workload.repeat_at_most;
-  Recorder searcher(search, seed, skip);
+  Recorder searcher(search, seed);
   Trace failed = searcher.run();
   const auto round = searcher.round_of_event();
   if (!round) {
@@ -295,7 +228,7 @@ Trace record(const Workload& workload, std::uint64_t seed, const SkipSite& skip)
   Workload exact = workload;
   exact.repeat_at_most = 0;
   exact.repeat = *round;
-  return Recorder(exact, seed, skip).run();
+  return Recorder(exact, seed).run();
 }
 
 Recovered recover(Level level, SimDisk& disk, bool tidy) {

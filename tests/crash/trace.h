@@ -2,7 +2,6 @@
 // operation began and was answered at which of them.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,7 +39,6 @@ struct Trace {
   /// What it all read as at the end, with nothing lost.
   Content live;
   std::uint64_t final_hash = 0;
-  std::vector<std::string> sync_sites;  ///< those seen, sorted; also while the volume was made
   /// Why it could not be recorded: something failed that must not.
   std::string failure;
 
@@ -48,10 +46,7 @@ struct Trace {
   bool has_event(const std::string& event) const;
 };
 
-/// Leaves out syncs by their site; see sync_site() in trace.cpp.
-using SkipSite = std::function<bool(const std::string& site)>;
-
-Trace record(const Workload& workload, std::uint64_t seed, const SkipSite& skip = nullptr);
+Trace record(const Workload& workload, std::uint64_t seed);
 
 /// Opens what is on the disk with a fresh process, reads all, closes.
 struct Recovered {
