@@ -286,7 +286,9 @@ def test_the_low_water_mark_looks_at_the_disk_too(small):
         fill(small, 12 * MIB)
         try:
             wait_for(lambda: events(small))
-            small("set", "--low-water", "12M")  # within the hysteresis: neither crossed anew nor left
+            # Just below what is left now: within the hysteresis, so neither left nor crossed anew.
+            left = os.statvfs(small.point).f_bavail * os.statvfs(small.point).f_frsize
+            small("set", "--low-water", str(left - 256 * KIB))
             time.sleep(1.5)
             assert [e["event"] for e in events(small)] == ["low-water"]
             assert events(small)[0]["available"] < 16 * MIB and "limit" not in events(small)[0]
@@ -372,23 +374,26 @@ def test_events_follow_and_pass_over_what_is_no_event(small):
         follower = small.popen("events", "--json", "--follow", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         given_up = threading.Timer(30, follower.kill)  # a line that does not come must not hang the test
         given_up.start()
-        assert written_until_full(h, 0, MIB) == 64 * KIB
-        first = json.loads(follower.stdout.readline())
-        assert (first["event"], first["volume"]) == ("volume-no-space", "v")
-        with open(folder / "log", "ab") as f:
-            f.write(b"garbage\n\xff\xfe\n{}\n[1]\n" + b"{" * 100000 + b"\n" + b'{"time":"yesterday","event":"x"}\n')
-            f.write(b'{"time":"2026-01-01T00:00:00Z","event":"from-\\u001b[31m-later","message":"m","more":[{}]}\n{"time":"2026-0')
-        h.trim(64 * KIB, 0)
-        assert json.loads(follower.stdout.readline())["event"] == "from-\x1b[31m-later"
-        assert json.loads(follower.stdout.readline())["event"] == "volume-normal"
-        # Rotated away while it is followed.
-        os.rename(folder / "log", folder / "log.1")
-        assert written_until_full(h, 0, MIB) == 64 * KIB
-        assert json.loads(follower.stdout.readline())["event"] == "volume-no-space"
-        follower.send_signal(2)
-        _, err = follower.communicate(timeout=10)
-        given_up.cancel()
-        assert follower.returncode == 0, err
+        try:
+            assert written_until_full(h, 0, MIB) == 64 * KIB
+            first = json.loads(follower.stdout.readline())
+            assert (first["event"], first["volume"]) == ("volume-no-space", "v")
+            with open(folder / "log", "ab") as f:
+                f.write(b"garbage\n\xff\xfe\n{}\n[1]\n" + b"{" * 100000 + b"\n" + b'{"time":"yesterday","event":"x"}\n')
+                f.write(b'{"time":"2026-01-01T00:00:00Z","event":"from-\\u001b[31m-later","message":"m","more":[{}]}\n{"time":"2026-0')
+            h.trim(64 * KIB, 0)
+            assert json.loads(follower.stdout.readline())["event"] == "from-\x1b[31m-later"
+            assert json.loads(follower.stdout.readline())["event"] == "volume-normal"
+            # Rotated away while it is followed.
+            os.rename(folder / "log", folder / "log.1")
+            assert written_until_full(h, 0, MIB) == 64 * KIB
+            assert json.loads(follower.stdout.readline())["event"] == "volume-no-space"
+            follower.send_signal(2)
+            _, err = follower.communicate(timeout=10)
+            assert follower.returncode == 0, err
+        finally:
+            given_up.cancel()
+            follower.kill()
     kinds = [e["event"] for e in events(small)]
     assert kinds[0] == kinds[-1] == "volume-no-space" and len(kinds) == 4
     assert "\x1b" not in small("events") and "7 lines" in small.err
