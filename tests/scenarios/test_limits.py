@@ -251,11 +251,12 @@ def test_volumes_stop_at_the_stores_limit_and_go_on_when_there_is_room(small):
         snap("set", "--limit", "40M", "--low-water", "1M")
         wait_for(lambda: len(events(snap, "store-normal")) == 2)
         wait_for(lambda: len(events(snap, "volume-normal")) == 2)
-        assert not is_full(h.pwrite, noise(8 * MIB, 8), 8 * MIB)
+        # The other process may have looked first; this one does within a second.
+        wait_for(lambda: not is_full(h.pwrite, noise(8 * MIB, 8), 8 * MIB))
         assert len(events(snap, "low-water")) == 1 and len(events(snap, "limit-reached")) == 1
         kinds = [e["event"] for e in events(snap)]
     assert snap.content("a")[8 * MIB:16 * MIB] == noise(8 * MIB, 8)
-    assert kinds.count("volume-no-space") == 2, kinds
+    assert kinds.count("volume-no-space") in (2, 3), kinds
     assert (one.log + other.log).count("less than its low-water mark of 8.0 MiB") == 1
     assert (one.log + other.log).count("of its limit of 24.0 MiB") == 1
 
