@@ -67,7 +67,8 @@ Task<void> SpaceMonitor::look_at_store() {
 }
 
 Task<void> SpaceMonitor::look() {
-  if (std::chrono::steady_clock::now() >= next_store_) co_await look_at_store();
+  looked_ = std::chrono::steady_clock::now() >= next_store_;
+  if (looked_) co_await look_at_store();
   for (const auto& [name, volume] : volumes_)
     co_await look_at(*volume, known_[name]);
 }
@@ -130,6 +131,8 @@ Task<bool> SpaceMonitor::has_room_again(OpenVolume& volume, const Known& known) 
     const std::uint64_t left = *limit - std::min(*limit, stats.data_blocks * kBlockSize);
     co_return left >= std::clamp(*limit / 16, kBlockSize, kMostRoomOfLimit);
   }
+  // The quota of this process has what the last look found, not what there is now.
+  if (known.cause == kCauseStore && !looked_) co_return false;
   auto room = co_await store_.room();
   if (!room) co_return false;
   if (known.cause == kCauseDisk) co_return room->available >= kRoomOfDisk;

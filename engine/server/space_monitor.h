@@ -49,6 +49,7 @@ class SpaceMonitor {
   const Volumes& volumes_;
   std::map<std::string, Known> known_;
   std::chrono::steady_clock::time_point next_store_{};
+  bool looked_ = false;  ///< at the store, in this round
   std::string last_complaint_;
   UniqueFd timer_;
   PendingOps waits_;

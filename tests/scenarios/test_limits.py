@@ -256,7 +256,7 @@ def test_volumes_stop_at_the_stores_limit_and_go_on_when_there_is_room(small):
         assert len(events(snap, "low-water")) == 1 and len(events(snap, "limit-reached")) == 1
         kinds = [e["event"] for e in events(snap)]
     assert snap.content("a")[8 * MIB:16 * MIB] == noise(8 * MIB, 8)
-    assert kinds.count("volume-no-space") in (2, 3), kinds
+    assert 2 <= kinds.count("volume-no-space") <= 2 + kinds.count("volume-normal"), kinds
     assert (one.log + other.log).count("less than its low-water mark of 8.0 MiB") == 1
     assert (one.log + other.log).count("of its limit of 24.0 MiB") == 1
 
