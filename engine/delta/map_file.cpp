@@ -6,7 +6,7 @@
 namespace snap {
 
 namespace {
-constexpr std::size_t kScanBytes = 256u << 10;
+constexpr std::size_t kTailScanBytes = 256u << 10;
 }  // namespace
 
 Error MapFile::corrupt(std::uint64_t offset, const std::string& what) const {
@@ -138,7 +138,7 @@ Task<Result<bool>> MapFile::load_segment(BlockMap& blocks, std::uint64_t file_si
 }
 
 Task<Result<void>> MapFile::check_tail(std::uint64_t file_size) {
-  std::vector<std::byte> bytes(kScanBytes);
+  std::vector<std::byte> bytes(kTailScanBytes);
   for (std::uint64_t at = tail_ + kFrameAlign; at < file_size; at += bytes.size()) {
     auto read = co_await read_up_to(*file_, bytes, ByteOffset(at));
     SNAP_CO_RETURN_IF_ERROR(read);

@@ -14,7 +14,7 @@ struct FreeContext {
   void operator()(ZSTD_CCtx* c) const { ZSTD_freeCCtx(c); }
 };
 
-Error corrupt(std::string message) {
+Error bad_frame(std::string message) {
   return Error(ErrorCode::kCorrupt, std::move(message));
 }
 }  // namespace
@@ -24,18 +24,18 @@ Result<void> decompress_chunk(std::span<const std::byte> stored, std::span<std::
   if (context == nullptr)
     return Error(ErrorCode::kOutOfMemory, "no memory for a zstd decompression context");
   if (ZSTD_getFrameContentSize(stored.data(), stored.size()) != raw.size())
-    return corrupt("the zstd frame does not say that it holds " + std::to_string(raw.size()) +
-                   " bytes");
+    return bad_frame("the zstd frame does not say that it holds " + std::to_string(raw.size()) +
+                     " bytes");
   std::size_t frame = ZSTD_findFrameCompressedSize(stored.data(), stored.size());
   if (ZSTD_isError(frame) || frame != stored.size())
-    return corrupt("the stored bytes are not one whole zstd frame");
+    return bad_frame("the stored bytes are not one whole zstd frame");
   std::size_t n =
       ZSTD_decompressDCtx(context.get(), raw.data(), raw.size(), stored.data(), stored.size());
   if (ZSTD_isError(n))
-    return corrupt(std::string("zstd cannot decompress it: ") + ZSTD_getErrorName(n));
+    return bad_frame(std::string("zstd cannot decompress it: ") + ZSTD_getErrorName(n));
   if (n != raw.size())
-    return corrupt("the zstd frame holds " + std::to_string(n) + " bytes, expected " +
-                   std::to_string(raw.size()));
+    return bad_frame("the zstd frame holds " + std::to_string(n) + " bytes, expected " +
+                     std::to_string(raw.size()));
   return {};
 }
 
