@@ -1,13 +1,16 @@
 // The text files of a store, and of what load takes: image manifests and configs, index.json and
-// nested indexes, volume.json, and the file format (docs/format.md, Store).
+// nested indexes, volume.json, settings.json, the events, and the file format (docs/format.md,
+// Store).
 //
 // Input: a byte that says which file, with a bit that asks for right checksums, and its text; a
 // manifest's and a config's have a zero byte between them.
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "engine/store/event_log.h"
 #include "engine/store/format_file.h"
 #include "engine/store/image_codec.h"
+#include "engine/store/settings.h"
 #include "engine/store/text_sum.h"
 #include "engine/store/volume_codec.h"
 #include "fuzz.h"
@@ -18,7 +21,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-enum Kind : unsigned { kImage, kIndex, kNestedIndex, kVolume, kFormat, kKinds };
+enum Kind : unsigned { kImage, kIndex, kNestedIndex, kVolume, kFormat, kSettings, kEvent, kKinds };
 constexpr unsigned kFixChecksum = 0x80;
 
 constexpr int kMostIndent = 1;
@@ -84,7 +87,29 @@ void check_format(std::string_view text) {
     broken("a format file is the same after reading and writing");
 }
 
-std::string fixed_volume(std::string_view text) {
+void check_settings(std::string_view text) {
+  auto settings = decode_settings(text);
+  if (!settings || settings->read_only) return;
+  auto again = decode_settings(encode_settings(*settings));
+  if (!again) broken("settings that were written can be read: " + again.error().message());
+  if (again->limits.limit != settings->limits.limit ||
+      again->limits.low_water != settings->limits.low_water)
+    broken("settings are the same after writing and reading");
+}
+
+void check_event(std::string_view text) {
+  const auto event = decode_event(text);
+  if (!event) return;
+  const std::string line = encode_event(*event);
+  if (line.size() > EventLog::kMaxLine) return;  // escapes make it longer: it is not written
+  const auto again = decode_event(line);
+  if (!again || again->time != event->time || again->kind != event->kind ||
+      again->numbers != event->numbers)
+    broken("an event is the same after writing and reading");
+}
+
+/// volume.json and settings.json: the last field is the checksum of the others.
+std::string fixed_object(std::string_view text) {
   Json value = Json::parse(text, nullptr, false);
   if (!value.is_object()) return std::string(text);
   value.erase("checksum");
@@ -137,7 +162,13 @@ void run(std::span<const std::byte> input) {
       (void)decode_nested_index(text);
       break;
     case kVolume:
-      check_volume(fix ? fixed_volume(text) : std::string(text));
+      check_volume(fix ? fixed_object(text) : std::string(text));
+      break;
+    case kSettings:
+      check_settings(fix ? fixed_object(text) : std::string(text));
+      break;
+    case kEvent:
+      check_event(text);
       break;
     default:
       check_format(fix ? fixed_format(text) : std::string(text));
@@ -198,12 +229,23 @@ std::vector<Seed> seeds() {
   StoredVolume volume;
   volume.record = example_volume();
   volume.generation = 3;
+  StoredSettings settings;
+  settings.limits.limit = 1 << 30;
+  settings.limits.low_water = 4096;
+  StoreEvent event;
+  event.time = image.created;
+  event.kind = "low-water";
+  event.volume = "vm1";
+  event.message = "nearly full";
+  event.numbers["left"] = 4096;
   return {seed("image", kImage, encoded.manifest + std::string(1, '\0') + encoded.config),
           seed("index", kIndex, index),
           seed("index_fixed", kIndex | kFixChecksum, index),
           seed("nested", kNestedIndex, index),
           seed("volume", kVolume, encode_volume(volume).value()),
           seed("volume_fixed", kVolume | kFixChecksum, encode_volume(volume).value()),
+          seed("settings", kSettings | kFixChecksum, encode_settings(settings)),
+          seed("event", kEvent, encode_event(event)),
           seed("format", kFormat, encode_format(own_features())),
           seed("format_fixed", kFormat | kFixChecksum, encode_format(own_features()))};
 }
