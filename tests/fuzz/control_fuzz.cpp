@@ -7,6 +7,7 @@
 #include "engine/server/log.h"
 #include "engine/server/remote_codec.h"
 #include "fuzz.h"
+#include "json_mutator.h"
 #include "scripted_loop.h"
 
 // What the engine would log is of no interest here.
@@ -191,3 +192,13 @@ std::vector<Seed> seeds() {
 }
 
 }  // namespace snap::fuzz
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
+                                               std::size_t room, unsigned seed) {
+  // After the flags.
+  std::size_t text = size == 0 ? 0 : size - 1;
+  if (seed % 2 == 0 && text != 0 &&
+      snap::fuzz::mutate_part(data + 1, text, room - 1, '\n', seed / 2))
+    return text + 1;
+  return LLVMFuzzerMutate(data, size, room);
+}

@@ -123,8 +123,8 @@ Task<bool> read_all(Layer* layer) {
     for (const ChunkEntry& entry : **slice) {
       auto found = co_await layer->find(entry.chunk);
       if (!found || !*found || **found != entry) broken("an entry is found by its chunk");
-      // One block first, so that the whole chunk is verified for it; then all of them.
-      const auto one = static_cast<BlockMask>(entry.data & (~unsigned{entry.data} + 1));
+      // The last block first, so that the whole chunk is verified for it; then all of them.
+      const BlockMask one = std::bit_floor(entry.data);
       for (const BlockMask which : {one, entry.data}) {
         if (which == 0) continue;
         const auto to = std::span(out).first(format::raw_length(which));
