@@ -212,6 +212,16 @@ class DeltaImpl final : public Delta {
   std::atomic<std::uint64_t> flushes_{0}, records_{0}, checkpoints_{0};
 };
 
+// ---- What opening and verify_delta() check alike (recovery.cpp)
+
+/// A data file that ends before a block of `blocks`, or before `synced_end`, has lost it. Blocks
+/// that only records of the journal carry are in neither.
+Task<Result<void>> check_data_size(File& data, const BlockMap& blocks, std::uint64_t synced_end);
+/// Corrupt unless the map ends with a seal.
+Result<void> check_sealed(MapFile& map);
+/// Corrupt if the map lacks segments that the journal's header tells of; known after its scan().
+Result<void> check_not_cut_short(MapFile& map, const Journal& journal);
+
 /// Bytes of the data file of a delta that addresses `volume_size`: whole blocks.
 constexpr std::uint64_t data_file_size(std::uint64_t volume_size) {
   return round_up(volume_size, kBlockSize);

@@ -40,8 +40,8 @@ Task<Result<void>> settle(Directory& dir, File& data, File& map) {
   co_return Result<void>();
 }
 
-/// A data file that ends before a block of `blocks`, or before `synced_end`, has lost it. Blocks
-/// that only records of the journal carry are in neither.
+}  // namespace
+
 Task<Result<void>> check_data_size(File& data, const BlockMap& blocks, std::uint64_t synced_end) {
   auto stat = co_await data.stat();
   SNAP_CO_RETURN_IF_ERROR(stat);
@@ -57,6 +57,24 @@ Task<Result<void>> check_data_size(File& data, const BlockMap& blocks, std::uint
   }
   co_return Result<void>();
 }
+
+Result<void> check_sealed(MapFile& map) {
+  if (map.point().sealed) return {};
+  return Error(ErrorCode::kCorrupt, map.file().path() +
+                                        " does not end with the segment of a sealed delta; "
+                                        "restore it from a backup");
+}
+
+Result<void> check_not_cut_short(MapFile& map, const Journal& journal) {
+  // Numbers of segments never go back, so a header of any age holds.
+  if (map.next_number() > journal.closed()) return {};
+  return Error(ErrorCode::kCorrupt, map.file().path() + " ends with segment " +
+                                        std::to_string(map.next_number() - 1) + " of " +
+                                        std::to_string(journal.closed()) +
+                                        ": it was cut short; restore the volume from a backup");
+}
+
+namespace {
 
 /// The size that creation or a resize gave it may not have become durable.
 Task<Result<void>> restore_data_size(File& data, std::uint64_t volume_size) {
@@ -77,11 +95,8 @@ Task<Result<std::unique_ptr<Delta>>> open_sealed(std::unique_ptr<Directory> dir)
   SNAP_CO_RETURN_IF_ERROR(blocks);
   auto map = co_await MapFile::load(std::move(*map_file), **blocks, false);
   SNAP_CO_RETURN_IF_ERROR(map);
-  if (!map->point().sealed) {
-    co_return Error(ErrorCode::kCorrupt, map->file().path() +
-                                             " does not end with the segment of a sealed delta; "
-                                             "restore it from a backup");
-  }
+  auto sealed = check_sealed(*map);
+  SNAP_CO_RETURN_IF_ERROR(sealed);
   auto checked = co_await check_data_size(**data, **blocks, 0);
   SNAP_CO_RETURN_IF_ERROR(checked);
   DeltaImpl::Files files{std::move(dir), std::move(*data), std::move(*blocks), std::move(*map),
@@ -232,14 +247,8 @@ Result<std::vector<Change>> DeltaImpl::take_live(std::vector<Change> live) {
 Task<Result<void>> DeltaImpl::recover(std::optional<std::vector<Change>> live) {
   auto tail = co_await journal_->scan(map_.point().through, size());
   SNAP_CO_RETURN_IF_ERROR(tail);
-  // Numbers of segments never go back, so a header of any age holds.
-  if (map_.next_number() <= journal_->closed()) {
-    co_return Error(ErrorCode::kCorrupt,
-                    map_.file().path() + " ends with segment " +
-                        std::to_string(map_.next_number() - 1) + " of " +
-                        std::to_string(journal_->closed()) +
-                        ": it was cut short; restore the volume from a backup");
-  }
+  auto whole = check_not_cut_short(map_, *journal_);
+  SNAP_CO_RETURN_IF_ERROR(whole);
   auto checked = co_await check_data_size(*data_, *blocks_, tail->synced_end);
   SNAP_CO_RETURN_IF_ERROR(checked);
   for (const Change& change : tail->changes) {

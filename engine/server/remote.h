@@ -14,6 +14,7 @@
 //             "zstd_level","rate_limit"}             {"image","manifest","size","created","author",
 //             "tags":[],"layer":{"blob","content","file_size"},"pause","total","packed"}
 //   snapshot  {"volume","name"}                      {"pause"}
+//   freeze    {"volume"}                             {"pause"}
 //   clone     {"volume","name"}                      {"name","id","size"}
 //   resize    {"volume","size"}                      {"size"}
 //   limit     {"volume","size"}  (0: none)           {}
@@ -37,6 +38,8 @@ Task<Result<Store::Committed>> remote_commit(ControlClient& server, std::string 
 /// As Store::snapshot.
 Task<Result<Volume::Pause>> remote_snapshot(ControlClient& server, std::string volume,
                                             std::string name);
+/// As Store::freeze.
+Task<Result<Volume::Pause>> remote_freeze(ControlClient& server, std::string volume);
 /// As Store::clone. The record has name, id and size only.
 Task<Result<VolumeRecord>> remote_clone(ControlClient& server, std::string volume,
                                         std::string new_name);

@@ -37,6 +37,16 @@ Task<Result<std::string>> do_snapshot(Served* served, std::string json) {
   co_return encode_pause(*done);
 }
 
+Task<Result<std::string>> do_freeze(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto volume = find_volume(served, args->volume);
+  if (!volume) co_return volume.error();
+  auto done = co_await served->store->freeze(**volume);
+  if (!done) co_return done.error();
+  co_return encode_pause(*done);
+}
+
 Task<Result<std::string>> do_clone(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
@@ -107,6 +117,8 @@ void add_volume_ops(ControlServer& control, Served& all) {
   control.add("snapshot", [served](std::string args, Progress) {
     return do_snapshot(served, std::move(args));
   });
+  control.add("freeze",
+              [served](std::string args, Progress) { return do_freeze(served, std::move(args)); });
   control.add("clone",
               [served](std::string args, Progress) { return do_clone(served, std::move(args)); });
   control.add("resize",

@@ -6,9 +6,8 @@ namespace snap {
 
 namespace {
 
-// No feature bit has been given out yet.
+// No feature bit but that of unfinished backups has been given out yet.
 constexpr std::uint64_t kKnownRoCompat = 0;
-constexpr std::uint64_t kKnownIncompat = 0;
 constexpr std::uint32_t kVersion = 1;
 
 Error refuse(ErrorCode code, const Features& features, const std::string& what,
@@ -36,13 +35,14 @@ Features own_features() {
   return out;
 }
 
-Result<std::optional<Error>> check_features(const Features& features, const std::string& what) {
+Result<std::optional<Error>> check_features(const Features& features, const std::string& what,
+                                            std::uint64_t known) {
   if (features.version != kVersion) {
     return refuse(ErrorCode::kUnsupported, features, what,
                   "has format version " + std::to_string(features.version) + ", not " +
                       std::to_string(kVersion));
   }
-  const std::uint64_t incompat = features.incompat & ~kKnownIncompat;
+  const std::uint64_t incompat = features.incompat & ~known;
   if (incompat != 0) {
     return refuse(
         ErrorCode::kUnsupported, features, what,

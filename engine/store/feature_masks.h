@@ -20,11 +20,16 @@ struct Features {
   std::string needs;  ///< the first release that knows all of this
 };
 
+/// Incompat bit of a store: the first run of a backup into it has not come to its end.
+inline constexpr std::uint64_t kUnfinishedBackup = 1;
+
 /// This release's own, for what it writes.
 Features own_features();
 
 /// Unsupported, naming the release that is needed, if this release may not read `what`. Otherwise
-/// the reason (ReadOnly) why it must not write it, if there is one.
-Result<std::optional<Error>> check_features(const Features& features, const std::string& what);
+/// the reason (ReadOnly) why it must not write it, if there is one. `known`: incompat bits that the
+/// caller deals with.
+Result<std::optional<Error>> check_features(const Features& features, const std::string& what,
+                                            std::uint64_t known = 0);
 
 }  // namespace snap

@@ -218,11 +218,23 @@ Task<Result<Features>> open_format(Directory& root, bool create) {
     }
   }
   const Features features = **known;
-  auto usable = check_features(features, "store " + root.path());
+  auto usable = check_features(features, "store " + root.path(), kUnfinishedBackup);
   if (!usable) co_return usable.error();
   auto checked = co_await check_contents(root);
   if (!checked) co_return checked.error();
   co_return features;
+}
+
+Task<Result<void>> mark_unfinished(Directory& root, bool unfinished) {
+  auto known = co_await read_format(root);
+  if (!known) co_return known.error();
+  Features features = known->value_or(own_features());
+  const std::uint64_t before = features.incompat;
+  features.incompat = unfinished ? before | kUnfinishedBackup : before & ~kUnfinishedBackup;
+  if (features.incompat == before) co_return Result<void>();
+  const std::string text = encode_format(features);
+  auto replaced = co_await replace_file(root, kFormatName, bytes_of(text));
+  co_return replaced;
 }
 
 Result<void> refuse_network(const std::string& path, const std::string& file_system) {

@@ -28,6 +28,9 @@ Result<Features> decode_format(std::string_view text);
 /// that was cut short is finished.
 Task<Result<Features>> open_format(Directory& root, bool create);
 
+/// Sets or clears the bit of a backup that is not whole yet; durable when it returns.
+Task<Result<void>> mark_unfinished(Directory& root, bool unfinished);
+
 /// Tries it in `scratch`. Unsupported, naming what is missing, if a store cannot live here.
 Task<Result<Probe>> probe_file_system(Directory& scratch, std::string file_system);
 

@@ -266,6 +266,50 @@ Task<Result<void>> ImageStore::tag(BlobDigest manifest, std::optional<Reference>
   co_return edited;
 }
 
+namespace {
+
+/// Puts `entry` in the place of the one with its reference; an image that loses its last name so
+/// stays, without one.
+void take_over(std::vector<IndexEntry>& entries, const IndexEntry& entry) {
+  const auto names_it = [&entry](const IndexEntry& e) { return e.manifest == entry.manifest; };
+  if (!entry.ref_name) {
+    if (std::none_of(entries.begin(), entries.end(), names_it)) entries.push_back(entry);
+    return;
+  }
+  const auto old = std::find_if(entries.begin(), entries.end(), [&entry](const IndexEntry& e) {
+    return e.ref_name == entry.ref_name;
+  });
+  if (old != entries.end() && old->manifest == entry.manifest) {
+    *old = entry;
+    return;
+  }
+  if (old != entries.end()) {
+    const IndexEntry loser = *old;
+    entries.erase(old);
+    const bool named = std::any_of(entries.begin(), entries.end(), [&loser](const IndexEntry& e) {
+      return e.manifest == loser.manifest;
+    });
+    if (!named && is_image_entry(loser))
+      entries.push_back(make_index_entry(loser.manifest, loser.size, std::nullopt));
+  }
+  std::erase_if(entries, [&names_it](const IndexEntry& e) { return names_it(e) && !e.ref_name; });
+  entries.push_back(entry);
+}
+
+}  // namespace
+
+Task<Result<void>> ImageStore::mirror(std::vector<IndexEntry> from, bool remove) {
+  Edit edit = [&from, remove](std::vector<IndexEntry>& entries) -> Result<bool> {
+    const std::string before = encode_index(entries);
+    if (remove) entries.clear();
+    for (const IndexEntry& entry : from)
+      take_over(entries, entry);
+    return encode_index(entries) != before;
+  };
+  auto edited = co_await edit_index(std::move(edit));
+  co_return edited;
+}
+
 Task<Result<ImageStore::Untagged>> ImageStore::untag(Reference reference) {
   Untagged out;
   Edit edit = [&](std::vector<IndexEntry>& entries) -> Result<bool> {

@@ -60,6 +60,11 @@ class ImageStore {
   /// Takes away every entry of an image.
   Task<Result<Untagged>> drop(BlobDigest manifest);
 
+  /// Takes over entries of another store's index, whose blobs are in this one: each as it stands
+  /// there. Entries that those do not replace stay, unless `remove`. The caller holds the store
+  /// lock.
+  Task<Result<void>> mirror(std::vector<IndexEntry> entries, bool remove);
+
   /// From now on each change fails with `why`: the store may only be read.
   void deny(Error why) { denied_ = std::move(why); }
 

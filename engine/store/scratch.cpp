@@ -57,6 +57,24 @@ Task<Result<void>> Scratch::remove() {
   co_return removed;
 }
 
+Task<Result<std::vector<std::string>>> find_abandoned(Directory& tmp) {
+  auto entries = co_await tmp.list();
+  if (!entries) co_return entries.error();
+  std::vector<std::string> out;
+  for (const DirEntry& entry : *entries) {
+    if (entry.type != FileStat::Type::kDirectory || !Uuid::parse(entry.name)) continue;
+    auto dir = co_await tmp.open_dir(entry.name);
+    if (!dir) continue;
+    auto file = co_await (*dir)->open(kLockName, OpenFlags{});
+    if (file) {
+      auto free = co_await (*file)->try_lock(false);
+      if (!free || !*free) continue;
+    }
+    out.push_back(entry.name);
+  }
+  co_return out;
+}
+
 Task<Result<std::size_t>> sweep_scratch(Directory& tmp) {
   auto entries = co_await tmp.list();
   if (!entries) co_return entries.error();

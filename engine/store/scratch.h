@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/base/uuid.h"
 #include "snap/file.h"
@@ -42,6 +43,8 @@ class Scratch {
   std::unique_ptr<File> lock_;
 };
 
+/// The folders of `tmp` that no one holds.
+Task<Result<std::vector<std::string>>> find_abandoned(Directory& tmp);
 /// Removes every folder of `tmp` that no one holds, and gives their number. What cannot be removed
 /// is left for the next time.
 Task<Result<std::size_t>> sweep_scratch(Directory& tmp);

@@ -1,5 +1,5 @@
-// Store::snapshot, clone, resize and set_volume_limit: changes of an open volume that take the same
-// few milliseconds whatever its size.
+// Store::snapshot, freeze, clone, resize and set_volume_limit: changes of an open volume that take
+// the same few milliseconds whatever its size.
 //
 // A snapshot is a name for what the chain holds below the delta on top; so the delta is sealed and
 // an empty one put in its place. A clone is a record that names the same sealed deltas and layers
@@ -43,7 +43,7 @@ SnapshotRecord snapshot_of(const VolumeRecord& record, std::string name) {
 }
 
 /// Seals what is on top unless it is empty. The caller holds volume.changing and the store lock.
-Task<Result<Volume::Pause>> freeze(OpenVolume::Impl& volume) {
+Task<Result<Volume::Pause>> freeze_top(OpenVolume::Impl& volume) {
   if (top_is_clean(volume.volume->parts())) co_return Volume::Pause{};
   auto pushed = co_await push_delta(volume, volume.stored.record);
   co_return pushed;
@@ -65,7 +65,7 @@ Task<Result<VolumeRecord>> publish_clone(OpenVolume::Impl& source, VolumeLock& l
   Store::Impl& store = *source.store;
   auto store_lock = co_await store.lock.shared("clone " + source.stored.record.name);
   if (!store_lock) co_return store_lock.error();
-  auto frozen = co_await freeze(source);
+  auto frozen = co_await freeze_top(source);
   if (!frozen) co_return frozen.error();
   StoredVolume clone;
   clone.record = clone_record(source.stored.record, std::move(name), store.random);
@@ -102,6 +102,16 @@ Task<Result<Volume::Pause>> Store::snapshot(OpenVolume& volume, std::string name
   auto published = co_await open.publish(std::move(next));
   if (!published) co_return published.error();
   co_return Volume::Pause{};
+}
+
+Task<Result<Volume::Pause>> Store::freeze(OpenVolume& volume) {
+  OpenVolume::Impl& open = volume.impl();
+  auto turn = co_await lock_with_room(open);
+  if (!turn) co_return turn.error();
+  auto lock = co_await open.store->lock.shared("freeze " + open.stored.record.name);
+  if (!lock) co_return lock.error();
+  auto frozen = co_await freeze_top(open);
+  co_return frozen;
 }
 
 Task<Result<VolumeRecord>> Store::clone(OpenVolume& volume, std::string new_name) {

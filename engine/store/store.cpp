@@ -24,23 +24,6 @@ void raise_descriptor_limit() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/// What a crash left of replacing index.json. Someone who is replacing it now holds index.lock.
-Task<void> remove_root_temporaries(Directory& root) {
-  auto entries = co_await root.list();
-  if (!entries) co_return;
-  std::vector<std::string> left;
-  for (const DirEntry& entry : *entries) {
-    if (is_temporary_name(entry.name)) left.push_back(entry.name);
-  }
-  if (left.empty()) co_return;
-  auto lock = co_await lock_file(root, kIndexLockName, true, "clean up", std::chrono::seconds(0));
-  if (!lock) co_return;
-  for (const std::string& name : left) {
-    auto removed = co_await root.unlink(name);
-    (void)removed;  // of no harm where it stays
-  }
-}
-
 Task<Result<Probe>> probe_in_scratch(Directory& tmp, Random& random, std::string file_system) {
   auto scratch = co_await Scratch::make(tmp, random);
   if (!scratch) co_return scratch.error();
@@ -64,6 +47,22 @@ Error no_store(const Error& error, const std::string& path) {
 }
 
 }  // namespace
+
+Task<void> remove_root_temporaries(Directory& root) {
+  auto entries = co_await root.list();
+  if (!entries) co_return;
+  std::vector<std::string> left;
+  for (const DirEntry& entry : *entries) {
+    if (is_temporary_name(entry.name)) left.push_back(entry.name);
+  }
+  if (left.empty()) co_return;
+  auto lock = co_await lock_file(root, kIndexLockName, true, "clean up", std::chrono::seconds(0));
+  if (!lock) co_return;
+  for (const std::string& name : left) {
+    auto removed = co_await root.unlink(name);
+    (void)removed;  // of no harm where it stays
+  }
+}
 
 Store::Impl::Impl(std::string store_path, std::unique_ptr<Directory> root_dir,
                   std::unique_ptr<Directory> tmp_dir, std::unique_ptr<Directory> blobs_dir,
@@ -121,8 +120,14 @@ Task<Result<std::unique_ptr<Store>>> Store::open(std::unique_ptr<Directory> root
   }
   auto features = co_await open_format(*root, options.create);
   if (!features) co_return features.error();
-  auto writable = check_features(*features, "store " + path);
+  auto writable = check_features(*features, "store " + path, kUnfinishedBackup);
   if (!writable) co_return writable.error();
+  if ((features->incompat & kUnfinishedBackup) != 0 && !options.unfinished_backup) {
+    co_return Error(ErrorCode::kUnsupported,
+                    path +
+                        " is a backup that is not whole: its first run was broken off; run it "
+                        "again to go on");
+  }
   auto tmp = co_await root->open_dir("tmp");
   if (!tmp) co_return tmp.error();
   auto blobs = co_await open_blobs(*root);
@@ -134,9 +139,11 @@ Task<Result<std::unique_ptr<Store>>> Store::open(std::unique_ptr<Directory> root
   Probe probe;
   probe.file_system = space->type;
   if (!*writable) {
-    auto swept = co_await sweep_scratch(**tmp);
-    if (!swept) co_return swept.error();
-    co_await remove_root_temporaries(*root);
+    if (options.sweep) {
+      auto swept = co_await sweep_scratch(**tmp);
+      if (!swept) co_return swept.error();
+      co_await remove_root_temporaries(*root);
+    }
     SystemRandom random;
     auto probed = co_await probe_in_scratch(**tmp, random, space->type);
     if (!probed) co_return probed.error().with_context("store " + path);
@@ -185,9 +192,6 @@ Task<Result<Store::Info>> Store::info() {
   co_return out;
 }
 
-namespace {
-
-/// Folders of volumes/ without a record: what a crash left of a create or a remove.
 Task<Result<void>> remove_empty_names(VolumeStore& volumes) {
   auto entries = co_await volumes.volumes_dir().list();
   if (!entries) co_return entries.error();
@@ -203,8 +207,6 @@ Task<Result<void>> remove_empty_names(VolumeStore& volumes) {
   }
   co_return Result<void>();
 }
-
-}  // namespace
 
 Task<Result<Store::Removed>> Store::prune(bool dry_run) {
   auto held = co_await impl_->lock.exclusive("prune");

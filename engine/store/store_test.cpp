@@ -91,7 +91,7 @@ TEST_CASE("a store of a later release is refused, naming the release, or only re
   rig.store = nullptr;
   Features features = own_features();
   features.needs = "7.8.9";
-  features.incompat = 1;
+  features.incompat = 1u << 5;
   spill(rig.path + "/format", encode_format(features));
   auto refused = rig.open();
   CHECK(code_of(refused) == ErrorCode::kUnsupported);

@@ -21,8 +21,7 @@ bool is_index_type(const std::string& media_type) {
 }
 
 Error unreadable(const Error& error, const std::string& user) {
-  return error.with_context(user + " cannot be read, so nothing can be reclaimed")
-      .with_code(ErrorCode::kCorrupt);
+  return error.with_context(user + " cannot be read").with_code(ErrorCode::kCorrupt);
 }
 
 Task<Result<void>> mark_manifest(BlobStore* blobs, BlobDigest manifest, std::string user,
@@ -54,9 +53,9 @@ Task<Result<void>> mark_entry(BlobStore* blobs, IndexEntry entry, int depth, Mar
     co_return marked;
   }
   if (!is_index_type(entry.media_type) || depth == kMaxIndexDepth) {
-    co_return Error(ErrorCode::kUnsupported,
-                    user + " is of a kind that this release does not know (" +
-                        shown(entry.media_type) + "), so nothing can be reclaimed; remove it");
+    co_return Error(ErrorCode::kUnsupported, user +
+                                                 " is of a kind that this release does not know (" +
+                                                 shown(entry.media_type) + "); remove it");
   }
   if (!marks->blobs.insert(entry.manifest).second) co_return Result<void>();
   auto text = co_await blobs->read_json(entry.manifest);
@@ -109,21 +108,33 @@ std::uint64_t Garbage::bytes() const {
   return sum;
 }
 
+Task<Result<void>> mark_image(Store::Impl& store, IndexEntry entry, Marks& marks) {
+  auto marked = co_await mark_entry(&store.blobs, std::move(entry), 0, &marks);
+  co_return marked;
+}
+
+Task<Result<void>> mark_volume(Store::Impl& store, const VolumeRecord& record, Marks& marks) {
+  mark_deltas(record, marks);
+  const std::string user = "the image of volume " + shown(record.name);
+  for (const BlobDigest& manifest : manifests_of(record)) {
+    auto marked = co_await mark_manifest(&store.blobs, manifest, user, &marks);
+    if (!marked) co_return marked;
+  }
+  co_return Result<void>();
+}
+
 Task<Result<Marks>> mark_used(Store::Impl& store, std::vector<IndexEntry> entries) {
+  constexpr const char* kContext = "nothing can be reclaimed";
   Marks marks;
   for (const IndexEntry& entry : entries) {
     auto marked = co_await mark_entry(&store.blobs, entry, 0, &marks);
-    if (!marked) co_return marked.error();
+    if (!marked) co_return marked.error().with_context(kContext);
   }
   auto volumes = co_await store.volumes.list();
-  if (!volumes) co_return volumes.error().with_context("nothing can be reclaimed");
+  if (!volumes) co_return volumes.error().with_context(kContext);
   for (const StoredVolume& volume : *volumes) {
-    mark_deltas(volume.record, marks);
-    const std::string user = "the image of volume " + shown(volume.record.name);
-    for (const BlobDigest& manifest : manifests_of(volume.record)) {
-      auto marked = co_await mark_manifest(&store.blobs, manifest, user, &marks);
-      if (!marked) co_return marked.error();
-    }
+    auto marked = co_await mark_volume(store, volume.record, marks);
+    if (!marked) co_return marked.error().with_context(kContext);
   }
   co_return marks;
 }

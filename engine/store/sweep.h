@@ -25,7 +25,11 @@ struct Marks {
   std::set<BlobDigest> layers;  ///< those of the blobs that are layers of ours
   std::set<std::string> deltas;
 };
-/// `entries` are those of index.json that count.
+/// Of one entry of index.json, added to `marks`. Corrupt if what it names cannot be read.
+Task<Result<void>> mark_image(Store::Impl& store, IndexEntry entry, Marks& marks);
+/// Of one volume.
+Task<Result<void>> mark_volume(Store::Impl& store, const VolumeRecord& record, Marks& marks);
+/// Of all. `entries` are those of index.json that count.
 Task<Result<Marks>> mark_used(Store::Impl& store, std::vector<IndexEntry> entries);
 
 /// What a sweep looks at; nothing set: everything.
@@ -46,6 +50,11 @@ Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candi
 
 /// Removes it; gives the lock back as soon as it may. Fills `deleted` and `freed`.
 Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock);
+/// Removes folders of volumes/ without a record: what a crash left of a create or a remove.
+Task<Result<void>> remove_empty_names(VolumeStore& volumes);
+/// Removes what a crash left of replacing index.json. Someone who is replacing it now holds
+/// index.lock.
+Task<void> remove_root_temporaries(Directory& root);
 /// What dispose() would tell.
 Store::Removed describe(const Garbage& garbage);
 

@@ -102,6 +102,22 @@ Task<Result<VolumeLock>> VolumeStore::try_lock_dir(std::string name, Holder hold
   co_return VolumeLock(std::move(*dir), std::move(*file));
 }
 
+Task<Result<VolumeStore::Still>> VolumeStore::hold_still(std::string name) {
+  auto dir = co_await volumes_->open_dir(name);
+  if (!dir) co_return dir.error();
+  auto file = co_await (*dir)->open(kLockName, OpenFlags{});
+  if (!file) {
+    if (file.error().code() == ErrorCode::kNotFound) co_return Still{true, nullptr};
+    co_return file.error();
+  }
+  auto free = co_await (*file)->try_lock(false);
+  if (!free) co_return free.error();
+  Still still;
+  still.at_rest = *free;
+  still.handle = std::move(*file);
+  co_return std::move(still);
+}
+
 Task<Result<std::optional<Holder>>> VolumeStore::holder(std::string name) {
   auto dir = co_await volumes_->open_dir(name);
   if (!dir) co_return dir.error();

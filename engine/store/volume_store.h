@@ -64,14 +64,22 @@ class VolumeStore {
   /// them is the result.
   Task<Result<std::vector<StoredVolume>>> list(std::vector<Error>* damaged = nullptr);
 
-  /// Takes the volume's lock. Busy, with the pid, if it is held. NotFound if there is no such
-  /// volume.
+  /// Takes the volume's lock, and removes what a crash left of replacing its record. Busy, with the
+  /// pid, if it is held. NotFound if there is no such volume.
   Task<Result<VolumeLock>> lock(std::string name, Holder holder);
   /// Takes the name for a new volume: makes the folder and locks it. Exists if there is a volume of
   /// that name. Publish with replace(), or give the name back with discard().
   Task<Result<VolumeLock>> lock_new(std::string name, Holder holder);
   /// Who holds the lock, if anyone.
   Task<Result<std::optional<Holder>>> holder(std::string name);
+
+  /// Keeps others from taking the lock while the handle lives, without taking it: for one who only
+  /// looks. False if someone holds it. (Who wants the lock meanwhile gets Busy: keep it short.)
+  struct Still {
+    bool at_rest = false;
+    std::unique_ptr<File> handle;
+  };
+  Task<Result<Still>> hold_still(std::string name);
 
   /// The record, read through the lock.
   Task<Result<StoredVolume>> read_locked(VolumeLock& lock, std::string name);

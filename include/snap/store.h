@@ -181,12 +181,14 @@ class Store {
   struct OpenOptions {
     bool create = true;  ///< make the store if it is not there
     bool force = false;  ///< use it on a network file system all the same
+    bool sweep = true;   ///< remove what dead processes left in tmp/ and of replacing index.json
+    bool unfinished_backup = false;  ///< open a backup that is not whole, to go on with it
     /// Where volumes that are open to write have their live maps (docs/durability.md), on tmpfs;
     /// empty: nowhere. None given: in /dev/shm for a store by its path, else nowhere.
     std::optional<std::string> live_folder;
   };
   /// Checks version and feature masks (Unsupported names the release that is needed), probes the
-  /// file system, removes what dead processes left in tmp/.
+  /// file system, removes what dead processes left behind.
   static Task<Result<std::unique_ptr<Store>>> open(std::string path, OpenOptions options);
   /// On any Directory: for tests on the simulated disk.
   static Task<Result<std::unique_ptr<Store>>> open(std::unique_ptr<Directory> root,
@@ -276,6 +278,9 @@ class Store {
   Task<Result<std::shared_ptr<Volume>>> open_snapshot(std::string_view volume,
                                                       std::string_view snapshot);
 
+  /// Freezes the present state without a name: what was answered before is in the record's sealed
+  /// deltas and layers when it returns. O(1).
+  Task<Result<Volume::Pause>> freeze(OpenVolume& volume);
   /// Freezes the present state under a name; O(1).
   Task<Result<Volume::Pause>> snapshot(OpenVolume& volume, std::string name);
   /// A second volume with the same content; O(1).

@@ -27,6 +27,8 @@ void add_export_commands(CLI::App& app, Context& context);    // export
 void add_store_commands(CLI::App& app, Context& context);     // init df prune info version
 void add_set_commands(CLI::App& app, Context& context);       // set
 void add_event_commands(CLI::App& app, Context& context);     // events
+void add_backup_commands(CLI::App& app, Context& context);    // backup
+void add_check_commands(CLI::App& app, Context& context);     // check scrub
 
 inline constexpr const char* kImagesGroup = "IMAGES";
 inline constexpr const char* kVolumesGroup = "VOLUMES";

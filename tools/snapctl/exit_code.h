@@ -11,6 +11,7 @@ namespace snap::cli {
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailure = 1;      ///< it did not work; of `compare`: not the same
 inline constexpr int kExitDamage = 2;       ///< stored bytes are damaged
+inline constexpr int kExitLeaks = 3;        ///< of `check`: only harmless leaks were found
 inline constexpr int kExitNotFound = 4;     ///< no such volume, image, layer or snapshot
 inline constexpr int kExitBusy = 5;         ///< held by another process, or in use
 inline constexpr int kExitNoSpace = 6;      ///< the file system or a limit is full

@@ -48,6 +48,19 @@ Task<Result<std::chrono::microseconds>> VolumeAccess::snapshot(std::string snaps
   co_return pause->writes;
 }
 
+Task<Result<void>> VolumeAccess::freeze() {
+  Result<Volume::Pause> frozen = Volume::Pause{};
+  if (opened_ != nullptr) {
+    frozen = co_await store_->freeze(*opened_);
+  } else {
+    auto client = co_await connect_to_holder(summary_);
+    if (!client) co_return client.error();
+    frozen = co_await server::remote_freeze(**client, name());
+  }
+  if (!frozen) co_return frozen.error();
+  co_return Result<void>();
+}
+
 Task<Result<void>> VolumeAccess::clone(std::string new_name) {
   if (opened_ != nullptr) {
     auto record = co_await store_->clone(*opened_, new_name);

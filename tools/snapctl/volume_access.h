@@ -29,6 +29,8 @@ class VolumeAccess {
 
   /// How long writes waited.
   Task<Result<std::chrono::microseconds>> snapshot(std::string snapshot_name);
+  /// As Store::freeze.
+  Task<Result<void>> freeze();
   Task<Result<void>> clone(std::string new_name);
   Task<Result<void>> resize(std::uint64_t size);
   /// None: as the disk has.
