@@ -316,7 +316,7 @@ def test_a_backup_is_a_store_with_the_same_images_and_volumes(full, tmp_path):
     images, kept, content = full.state()
     assert copy.state() == (images, kept, content)
     assert copy.content("volume:web@one") == full.content("volume:web@one")
-    assert copy("history", "base:1") == full("history", "base:1")
+    assert copy.json("history", "base:1") == full.json("history", "base:1")
     assert check(copy, OK)["findings"] == [] and check(copy, OK, command="scrub")["findings"] == []
     assert check(full, OK)["findings"] == []
     # It works as a store: a volume is served, committed and removed there, and the source does not notice.
