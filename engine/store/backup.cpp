@@ -377,8 +377,15 @@ Task<void> Backup::publish_volumes() {
 /// Volumes that the source does not have any more.
 Task<void> Backup::remove_gone() {
   auto source = co_await source_.volumes.names();
+  if (!source) {
+    report_.failed.push_back(source.error().with_context("nothing was removed"));
+    co_return;
+  }
   auto target = co_await target_.volumes.list();
-  if (!source || !target) co_return;
+  if (!target) {
+    report_.failed.push_back(target.error().with_context("nothing was removed"));
+    co_return;
+  }
   const std::set<std::string> there(source->begin(), source->end());
   for (const StoredVolume& volume : *target) {
     const std::string& name = volume.record.name;
