@@ -11,12 +11,12 @@ failure. Takes about half a minute a bug.
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(TOP / "tests/support"))
+import planting  # noqa: E402
 # In this order until one fails. The last is the full enumeration.
 TESTS = [
     ["engine/delta/delta_crash_test"],
@@ -133,65 +133,41 @@ def left_out_syncs():
     return bugs
 
 
-def run(argv, **kwargs):
-    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **kwargs)
+def build(folder):
+    return planting.run(["tools/build"], cwd=folder, env={**os.environ, "TARGETS": " ".join(TARGETS)})
 
 
-class Copy:
-    """A copy of the tree, built."""
+def noticed_by(folder, file=""):
+    """The first test that fails, or None; of those that can tell of a bug in the file."""
+    for test in TESTS[FIRST.get(os.path.dirname(file), 0):]:
+        try:
+            done = planting.run([folder / "build" / test[0], *test[1:]], timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return f"{test[0]}, which does not end"
+        if done.returncode != 0:
+            return test[0]
+    return None
 
-    def __init__(self, folder):
-        self.top = pathlib.Path(folder)
-        listed = run(["git", "-C", TOP, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]).stdout
-        for name in filter(None, listed.split("\0")):
-            if (TOP / name).is_file():
-                (self.top / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(TOP / name, self.top / name)
 
-    def build(self):
-        return run(["tools/build"], cwd=self.top, env={**os.environ, "TARGETS": " ".join(TARGETS)})
-
-    def noticed_by(self, file=""):
-        """The first test that fails, or None; of those that can tell of a bug in the file."""
-        for test in TESTS[FIRST.get(os.path.dirname(file), 0):]:
-            try:
-                done = run([self.top / "build" / test[0], *test[1:]], timeout=LIMIT)
-            except subprocess.TimeoutExpired:
-                return f"{test[0]}, which does not end"
-            if done.returncode != 0:
-                return test[0]
-        return None
+def prepare(folder):
+    built = build(folder)
+    by = f"{TARGETS} do not build" if built.returncode != 0 else noticed_by(folder)
+    if by:
+        sys.exit(f"planted_bugs.py: without any bug: {by}\n{built.stdout[-2000:]}")
 
 
 def main():
     bugs = {**BUGS, **left_out_syncs()}
-    words = sys.argv[1:]
-    chosen = [name for name in bugs if not words or any(word in name for word in words)]
-    if not chosen:
-        sys.exit("planted_bugs.py: no such bug; known are:\n  " + "\n  ".join(bugs))
-    passed = failed = 0
-    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        copy = Copy(folder)
-        built = copy.build()
-        if built.returncode != 0 or copy.noticed_by():
-            sys.exit(f"planted_bugs.py: the tests fail without any bug\n{built.stdout[-2000:]}")
-        for name in chosen:
-            file, old, new = bugs[name]
-            path = copy.top / file
-            text = path.read_text()
-            found = text.count(old)
-            path.write_text(text.replace(old, new))
-            by = None
-            if found == 1 and copy.build().returncode == 0:
-                by = copy.noticed_by(file)
-                verdict = f"noticed by {by}" if by else "FAILED: no test notices it"
-            else:
-                verdict = f"FAILED: it cannot be planted, {file} has its place {found} times"
-            print(f"{name}\n    {verdict}", flush=True)
-            passed, failed = passed + bool(by), failed + (not by)
-            path.write_text(text)
-    print(f"{passed} passed, {failed} failed")
-    return failed != 0
+    bugs = {name: bugs[name] for name in planting.chosen(bugs, sys.argv[1:])}
+
+    def notice(name, folder):
+        built = build(folder)
+        if built.returncode != 0:
+            return False, "it does not compile\n" + built.stdout[-1500:]
+        by = noticed_by(folder, bugs[name][0])
+        return by is not None, f"noticed by {by}" if by else "no test notices it"
+
+    return planting.plant_each(bugs, prepare, notice)
 
 
 if __name__ == "__main__":

@@ -195,10 +195,5 @@ std::vector<Seed> seeds() {
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
                                                std::size_t room, unsigned seed) {
-  // After the flags.
-  std::size_t text = size == 0 ? 0 : size - 1;
-  if (seed % 2 == 0 && text != 0 &&
-      snap::fuzz::mutate_part(data + 1, text, room - 1, '\n', seed / 2))
-    return text + 1;
-  return LLVMFuzzerMutate(data, size, room);
+  return snap::fuzz::mutate_json_or_bytes(data, size, room, '\n', seed);
 }

@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t room);
+
 namespace snap::fuzz {
 
 inline void collect_values(nlohmann::json& value, std::vector<nlohmann::json*>& out) {
@@ -69,6 +71,13 @@ inline bool mutate_part(std::uint8_t* data, std::size_t& size, std::size_t room,
   return true;
 }
 
-}  // namespace snap::fuzz
+/// A target's mutator: of an input of one byte of flags, and parts of JSON that `end` ends.
+inline std::size_t mutate_json_or_bytes(std::uint8_t* data, std::size_t size, std::size_t room,
+                                        char end, unsigned seed) {
+  std::size_t text = size == 0 ? 0 : size - 1;
+  if (seed % 2 == 0 && text != 0 && mutate_part(data + 1, text, room - 1, end, seed / 2))
+    return text + 1;
+  return LLVMFuzzerMutate(data, size, room);
+}
 
-extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t room);
+}  // namespace snap::fuzz

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Plants bugs in a copy of the engine, one at a time, and sees that the fuzz target finds each within 20 s.
 
-  planted_bugs.py [NAME...]      all, or those
+  planted_bugs.py [WORD...]      all, or those whose name has one of the words
 
 Works in a temporary copy (tools/setup test); ends with 'N passed, N failed', a bug that is not found being a failure.
 Takes about half a minute a bug.
@@ -10,11 +10,11 @@ Takes about half a minute a bug.
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
-import tempfile
 
-TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
+import planting  # noqa: E402
+
 FORMAT, LAYER = "engine/delta/delta_format.cpp", "engine/layer/layer_format.cpp"
 CONTROL, JSON = "engine/server/control_protocol.cpp", "engine/server/json_fields.h"
 
@@ -70,52 +70,20 @@ BUGS = {
 }
 
 
-def run(argv, **kwargs):
-    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **kwargs)
-
-
-def copy_tree(folder):
-    listed = run(["git", "-C", TOP, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]).stdout
-    for name in filter(None, listed.split("\0")):
-        if (TOP / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(TOP / name, folder / name)
-
-
 def main():
-    chosen = sys.argv[1:] or list(BUGS)
-    unknown = [name for name in chosen if name not in BUGS]
-    if unknown:
-        sys.exit(f"planted_bugs.py: no bug {unknown[0]!r}; known are:\n  " + "\n  ".join(BUGS))
-    passed = failed = 0
-    with tempfile.TemporaryDirectory(prefix="planted-") as name:
-        folder = pathlib.Path(name)
-        copy_tree(folder)
-        for name in chosen:
-            target, file, *changes = BUGS[name]
-            path = folder / file
-            before = path.read_text()
-            text, planted = before, True
-            for old, new in zip(changes[::2], changes[1::2]):
-                planted = planted and text.count(old) == 1
-                text = text.replace(old, new)
-            path.write_text(text)
-            shutil.rmtree(folder / "build-fuzz/found", ignore_errors=True)
-            done = run(["tests/fuzz/run", target], cwd=folder, env={**os.environ, "LC_ALL": "C"}) if planted else None
-            # A target that does not build fails as well, and has found nothing.
-            found = planted and f"{target} " in done.stdout and "FAILED (exit" in done.stdout
-            if found:
-                verdict = "found: " + next((line for line in done.stdout.splitlines()
-                                            if line.startswith(("broken", "SUMMARY", "=="))), "see the log")
-            elif not planted:
-                verdict = f"FAILED: it cannot be planted, {file} has changed"
-            else:
-                verdict = "FAILED: not found\n" + done.stdout[-1500:]
-            print(f"{target}: {name}\n    {verdict}", flush=True)
-            passed, failed = passed + bool(found), failed + (not found)
-            path.write_text(before)
-    print(f"{passed} passed, {failed} failed")
-    return failed != 0
+    chosen = {name: BUGS[name] for name in planting.chosen(BUGS, sys.argv[1:])}
+
+    def notice(name, folder):
+        target = chosen[name][0]
+        shutil.rmtree(folder / "build-fuzz/found", ignore_errors=True)
+        said = planting.run(["tests/fuzz/run", target], cwd=folder, env={**os.environ, "LC_ALL": "C"}).stdout
+        # A target that does not build fails as well, and has found nothing.
+        if f"{target} " not in said or "FAILED (exit" not in said:
+            return False, f"{target} does not find it\n{said[-1500:]}"
+        how = next((line for line in said.splitlines() if line.startswith(("broken", "SUMMARY", "=="))), "see the log")
+        return True, f"{target}: {how}"
+
+    return planting.plant_each({name: bug[1:] for name, bug in chosen.items()}, lambda folder: None, notice)
 
 
 if __name__ == "__main__":
