@@ -107,6 +107,10 @@ class Delta {
   /// The same by a sync of the data file, so that a seal which follows finds little to sync.
   virtual Task<Result<void>> flush_data() = 0;
 
+  /// Looks whether the kernel could not write data back that no sync has asked for yet, which ends
+  /// writes as a failed sync does (failure()). Cheap: for a call every second.
+  virtual Task<void> check_writeback() = 0;
+
   // ---- Space
 
   /// The most bytes that its data blocks may take, from now on; none: as the disk has. At the limit

@@ -116,6 +116,35 @@ TEST_CASE("blocks that small flushes recorded are not replayed over those of a l
   CHECK(block == std::vector<std::byte>(kBlockSize, std::byte{2}));
 }
 
+namespace {
+/// A block of which a shrink cuts off one half, grown again; then the power fails.
+Task<void> shrink_within_block_and_grow(SimDisk* disk) {
+  PatternSource below;
+  Delta::CreateOptions options{test_uuid(5), kChunkSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  const std::vector<std::byte> block(kBlockSize, std::byte{1});
+  must(co_await delta->write(ByteOffset(0), block, below, Delta::Durability::kDurable));
+  must(co_await delta->flush_data());
+  must(co_await delta->resize(kBlockSize / 2));
+  must(co_await delta->resize(kChunkSize));
+  disk->freeze_after(0);
+  auto closed = co_await delta->close();
+  (void)closed;
+}
+}  // namespace
+
+TEST_CASE("what a shrink cut off of a block is zero after growing, also if the power fails then") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(shrink_within_block_and_grow(&disk));
+  disk.crash_all_lost();
+  std::vector<std::byte> block(kBlockSize);
+  loop.run(read_first_block(&disk, &block));
+  std::vector<std::byte> expected(kBlockSize, std::byte{1});
+  std::fill(expected.begin() + kBlockSize / 2, expected.end(), std::byte{0});
+  CHECK(block == expected);
+}
+
 TEST_CASE("power cuts in long runs, which pass through many checkpoints and a compaction") {
   const std::uint64_t seed = test_seed("delta power cuts, long") % 1000000;
   for (std::uint64_t i = 0; i < 4; ++i) {

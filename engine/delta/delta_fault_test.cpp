@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/delta/delta_model.h"
+#include "engine/delta/fault_disk.h"
 #include "engine/delta/map_file.h"
 
 using namespace snap;
@@ -127,6 +128,40 @@ TEST_CASE("faults in long runs, which pass through many checkpoints and a compac
 }
 
 namespace {
+Task<void> lost_write(SimDisk* disk) {
+  PatternSource below;
+  Delta::CreateOptions options{test_uuid(3), kSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  const std::vector<std::byte> old_block(kBlockSize, std::byte{1}),
+      new_block(kBlockSize, std::byte{2});
+  must(co_await delta->write(ByteOffset(0), old_block, below, Durability::kCached));
+  must(co_await delta->flush_data());
+  co_await delta->check_writeback();
+  CHECK(!delta->failure());
+  must(co_await delta->write(ByteOffset(0), new_block, below, Durability::kDurable));
+  disk->inject({SimOpKind::kLostWrite, 1, EIO, 0});
+  co_await delta->check_writeback();
+  REQUIRE(delta->failure());
+  CHECK(delta->failure()->code() == ErrorCode::kIo);
+  CHECK(delta->failure()->message().find("data") != std::string::npos);
+  auto written = co_await delta->write(ByteOffset(0), old_block, below, Durability::kCached);
+  REQUIRE(!written);
+  CHECK(written.error().code() == ErrorCode::kReadOnly);
+  auto flushed = co_await delta->flush();
+  CHECK(!flushed);
+  auto closed = co_await delta->close();
+  CHECK(!closed);
+  delta.reset();
+  // The journal has what the data file has not: flushed, so it is there.
+  delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
+  std::vector<std::byte> out(kBlockSize);
+  must(co_await delta->read(ByteOffset(0), out));
+  CHECK(out == new_block);
+  must(co_await delta->close());
+}
+}  // namespace
+
+namespace {
 Task<void> failed_sync(SimDisk* disk) {
   PatternSource below;
   Delta::CreateOptions options{test_uuid(3), kSize};
@@ -160,10 +195,67 @@ Task<void> failed_sync(SimDisk* disk) {
 }
 }  // namespace
 
+TEST_CASE("a write that the kernel lost before any sync ends writes as soon as it is looked for") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(lost_write(&disk));
+}
+
 TEST_CASE("a sync that failed makes the delta read-only until it is opened again") {
   SimDisk disk;
   SimLoop loop(1);
   loop.run(failed_sync(&disk));
+}
+
+namespace {
+Task<void> write_durably(Delta* delta, std::uint64_t block, bool* answered) {
+  PatternSource below;
+  *answered = false;
+  const std::vector<std::byte> bytes(kBlockSize, std::byte{1});
+  must(co_await delta->write(ByteOffset(block * kBlockSize), bytes, below, Durability::kDurable));
+  *answered = true;
+}
+
+/// Runs all that can go on while what is held back is held back.
+Task<void> settle() {
+  for (int i = 0; i < 2000; ++i)
+    co_await yield_now();
+}
+
+Task<void> commit_beside_slow_sync(SimDisk* disk) {
+  auto plan = std::make_shared<FaultPlan>();
+  co_await create_small(disk);
+  auto delta = must(co_await Delta::open(std::make_unique<FaultDirectory>(disk->root(), plan),
+                                         Delta::Mode::kReadWrite));
+  plan->seen.clear();
+  bool held = false;
+  plan->decide = [&held](const FaultEvent& event) {
+    const bool first = event.kind == FaultEvent::Kind::kSync && event.name == "data" && !held;
+    held = held || first;
+    return first ? FaultAction::hold() : FaultAction::pass();
+  };
+  // One area is full, and the sync before its checkpoint in the background takes its time; then
+  // the other area is full as well, and a commit needs the first.
+  bool answered = true;
+  for (std::uint64_t block = 0; answered; ++block) {
+    REQUIRE(block < kSize / kBlockSize);
+    EventLoop::current()->spawn(write_durably(delta.get(), block, &answered));
+    co_await settle();
+  }
+  REQUIRE(held);
+  CHECK(plan->count(FaultEvent::Kind::kWrite, "map") == 0);
+  plan->release();
+  co_await settle();
+  CHECK(answered);
+  CHECK(plan->count(FaultEvent::Kind::kWrite, "map") != 0);
+  must(co_await delta->close());
+}
+}  // namespace
+
+TEST_CASE("no segment covers an area whose blocks are not stable in the data file yet") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(commit_beside_slow_sync(&disk));
 }
 
 namespace {

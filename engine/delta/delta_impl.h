@@ -54,6 +54,7 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;
   Task<Result<void>> flush() override;
   Task<Result<void>> flush_data() override;
+  Task<void> check_writeback() override;
   Task<Result<void>> seal() override;
   Task<Result<void>> resize(std::uint64_t size) override;
   Task<Result<void>> close() override;

@@ -1,6 +1,6 @@
 // FaultDirectory: passes everything on to another Directory, and asks a plan before each operation
-// that changes something: let it happen, leave it out and say it was done, or fail it. For tests
-// only.
+// that changes something: let it happen, hold it back for a while, leave it out and say it was
+// done, or fail it. For tests only.
 #pragma once
 
 #include <cerrno>
@@ -24,10 +24,12 @@ struct FaultEvent {
 
 /// What is to become of an operation.
 struct FaultAction {
-  enum class What { kPass, kLeaveOut, kFail, kShort };
+  enum class What { kPass, kHold, kLeaveOut, kFail, kShort };
   What what = What::kPass;
   int error = EIO;
   static FaultAction pass() { return {}; }
+  /// Until FaultPlan::release(). Of operations of files only.
+  static FaultAction hold() { return {What::kHold, 0}; }
   static FaultAction leave_out() { return {What::kLeaveOut, 0}; }
   static FaultAction fail(int error = EIO) { return {What::kFail, error}; }
   /// Writes half of it, rounded up.
@@ -38,7 +40,13 @@ struct FaultAction {
 struct FaultPlan {
   std::function<FaultAction(const FaultEvent&)> decide;
   std::vector<FaultEvent> seen;
+  std::vector<std::pair<File*, IoOp*>> held;
 
+  /// Begins what was held back. On the loop of those who wait for it.
+  void release() {
+    for (const auto& [file, op] : std::exchange(held, {}))
+      if (!file->start(*op)) EventLoop::current()->schedule(op->waiter);
+  }
   FaultAction ask(FaultEvent event) {
     const FaultAction action = decide ? decide(event) : FaultAction::pass();
     seen.push_back(std::move(event));
@@ -68,11 +76,13 @@ class FaultFile final : public File {
 
   bool start(IoOp& op) override {
     FaultEvent event{FaultEvent::Kind::kWrite, name_, op.offset, op.length};
+    op.file = inner_.get();
     switch (op.opcode) {
       case IoOpcode::kWrite:
         break;
       case IoOpcode::kDataSync:
       case IoOpcode::kSync:
+      case IoOpcode::kLostWrite:
         event.kind = FaultEvent::Kind::kSync;
         break;
       case IoOpcode::kPunch:
@@ -88,6 +98,9 @@ class FaultFile final : public File {
     switch (action.what) {
       case FaultAction::What::kPass:
         return inner_->start(op);
+      case FaultAction::What::kHold:
+        plan_->held.emplace_back(inner_.get(), &op);
+        return true;
       case FaultAction::What::kShort:
         op.length = (op.length + 1) / 2;
         return inner_->start(op);

@@ -138,6 +138,14 @@ Task<Result<void>> DeltaImpl::sync_data(std::uint64_t number) {
   co_return Result<void>();
 }
 
+Task<void> DeltaImpl::check_writeback() {
+  if (journal_ == nullptr || failed_.load()) co_return;
+  // Rule Fault: what is told here no sync will be told of.
+  auto held = co_await data_sync_lock_.lock();
+  auto written = co_await snap::check_writeback(*data_);
+  if (!written) (void)fail(written.error());
+}
+
 Task<Result<void>> DeltaImpl::commit(Path path) {
   if (auto failed = failure()) co_return *failed;
   // Rule Through: S and the changes are fixed before the sync is submitted.

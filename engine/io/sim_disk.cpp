@@ -65,6 +65,8 @@ SimOpKind kind_of(IoOpcode opcode) {
       return SimOpKind::kPunch;
     case IoOpcode::kAllocate:
       return SimOpKind::kAllocate;
+    case IoOpcode::kLostWrite:
+      return SimOpKind::kLostWrite;
     default:
       return SimOpKind::kWrite;
   }
@@ -313,20 +315,19 @@ std::optional<std::int64_t> SimDisk::advance(IoOp& op, Flight& flight) {
   if (!flight.started) {
     flight.started = true;
     const bool moves = kind == SimOpKind::kRead || kind == SimOpKind::kWrite;
-    if (kind != SimOpKind::kRead && !file.writable_ && kind != SimOpKind::kSync &&
-        kind != SimOpKind::kDataSync)
-      return -EBADF;
+    const bool syncs =
+        kind == SimOpKind::kSync || kind == SimOpKind::kDataSync || kind == SimOpKind::kLostWrite;
+    if (kind != SimOpKind::kRead && !file.writable_ && !syncs) return -EBADF;
     if (moves && file.direct_ && !is_aligned(op)) return -EINVAL;
     if (const int err = fault(kind, &flight.limit); err != 0) {
-      if (kind == SimOpKind::kSync || kind == SimOpKind::kDataSync) {
-        (void)simple(op, flight, true);
-      }
+      if (syncs) (void)simple(op, flight, true);
       return -err;
     }
     flight.limit = moves ? std::min(flight.limit, bytes_of(op)) : 0;
   }
   if (kind == SimOpKind::kRead) return read(op, flight);
   if (kind == SimOpKind::kWrite) return write(op, flight);
+  if (kind == SimOpKind::kLostWrite) return 0;  // nothing is lost but by injection
   return simple(op, flight, false);
 }
 
@@ -395,6 +396,7 @@ std::int64_t SimDisk::simple(IoOp& op, const Flight& flight, bool failed) {
   const SimFile& file = static_cast<const SimFile&>(*op.file);
   SimOp entry;
   entry.kind = kind_of(op.opcode);
+  if (entry.kind == SimOpKind::kLostWrite) entry.kind = SimOpKind::kDataSync;
   entry.file = file.inode_;
   entry.path = file.path();
   entry.offset = op.offset;

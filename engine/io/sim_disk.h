@@ -14,7 +14,8 @@
 // - A large write becomes visible in pieces; a read beside it sees some of them.
 // - Operations in flight complete in any order (SimLoop's seed).
 // - A sync that fails makes the kernel forget: what it covered stays visible, no later sync stores
-//   it, and drop_cache() shows what the disk has (as Linux does).
+//   it, and drop_cache() shows what the disk has (as Linux does). A lost write-back (kLostWrite) is
+//   the same, told by check_writeback().
 // - Injected: the n-th operation of a kind fails with an errno or is short; no space beyond a
 //   limit; the disk freezes after n changes: all that follows fails with EIO.
 // Not modelled: a disk that lies about a sync, bit rot, misdirected writes.

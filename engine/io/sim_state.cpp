@@ -15,9 +15,9 @@ bool is_on_names(SimOpKind kind) {
 }  // namespace
 
 const char* sim_op_name(SimOpKind kind) {
-  constexpr const char* kNames[] = {"read",     "write",     "punch",      "allocate", "truncate",
-                                    "set-mode", "data-sync", "sync",       "create",   "make-dir",
-                                    "rename",   "unlink",    "remove-dir", "dir-sync"};
+  constexpr const char* kNames[] = {"read",     "write",     "punch",  "allocate",   "truncate",
+                                    "set-mode", "data-sync", "sync",   "lost-write", "create",
+                                    "make-dir", "rename",    "unlink", "remove-dir", "dir-sync"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

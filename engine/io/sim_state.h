@@ -37,6 +37,7 @@ enum class SimOpKind : std::uint8_t {
   kSetMode,
   kDataSync,
   kSync,
+  kLostWrite,  ///< never in the log: one that fails is a data sync that failed
   kCreate,
   kMakeDir,
   kRename,

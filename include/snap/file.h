@@ -106,6 +106,11 @@ inline FileOp full_sync(File& f) {
 inline FileOp start_writeback(File& f, ByteOffset at, std::uint64_t length) {
   return FileOp(f, IoOpcode::kWriteback, nullptr, length, at.value);
 }
+/// Fails as the next sync would if the kernel could not write something back since the last one,
+/// and takes that failure from it. Waits for nothing and makes nothing stable.
+inline FileOp check_writeback(File& f) {
+  return FileOp(f, IoOpcode::kLostWrite, nullptr, 0, 0);
+}
 /// Makes a hole: the range reads zero and takes no space; the size stays.
 inline FileOp punch_hole(File& f, ByteOffset at, std::uint64_t length) {
   return FileOp(f, IoOpcode::kPunch, nullptr, length, at.value);
