@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/base/memory_reserve.h"
 #include "engine/nbd/reply.h"
 
 namespace snap::nbd {
@@ -110,6 +111,7 @@ RequestRules Connection::rules() const noexcept {
   rules.headers = session_.headers;
   rules.has_contexts = !session_.contexts.empty();
   rules.draining = draining_;
+  rules.no_memory = memory_is_short();
   return rules;
 }
 

@@ -159,6 +159,16 @@ TEST_CASE("payloads of 32 MiB are taken, larger ones end the connection") {
   CHECK(check_request(header(Command::kTrim, 0, 0xffffffff), rules).error == WireError::kNone);
 }
 
+TEST_CASE("a server without memory refuses everything but the good-bye") {
+  RequestRules rules = rules_of(1u << 20);
+  rules.no_memory = true;
+  const Verdict write = check_request(header(Command::kWrite, 0, 512), rules);
+  CHECK(write.error == WireError::kNoMem);
+  CHECK(write.payload == 512);
+  CHECK(check_request(header(Command::kFlush, 0, 0), rules).error == WireError::kNoMem);
+  CHECK(check_request(header(Command::kDisconnect, 0, 0), rules).disconnect);
+}
+
 TEST_CASE("a server that shuts down refuses everything but the good-bye") {
   RequestRules rules = rules_of(1u << 20);
   rules.draining = true;

@@ -64,6 +64,7 @@ Verdict check_request(const RequestHeader& h, const RequestRules& rules) noexcep
     verdict.payload = static_cast<std::size_t>(h.length);
   }
   if (rules.draining) return refuse(verdict, WireError::kShutdown, "the server is shutting down");
+  if (rules.no_memory) return refuse(verdict, WireError::kNoMem, "the server is out of memory");
   if (!known(h.type)) return refuse(verdict, WireError::kInval, "unknown command");
   if ((h.flags & ~allowed_flags(command, rules.headers)) != 0)
     return refuse(verdict, WireError::kInval, "unknown command flag");

@@ -22,6 +22,7 @@ struct RequestRules {
   Headers headers = Headers::kSimple;
   bool has_contexts = false;  ///< SET_META_CONTEXT chose at least one
   bool draining = false;      ///< the server is shutting down
+  bool no_memory = false;     ///< the server has no memory for anything new
 };
 
 struct Verdict {

@@ -8,6 +8,8 @@
 #include <system_error>
 #include <utility>
 
+#include "engine/base/memory_reserve.h"
+
 namespace snap::server {
 
 namespace {
@@ -119,6 +121,8 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
     return Error(ErrorCode::kInvalidArgument, "at most " + std::to_string(kMaxThreads) +
                                                   " worker threads make sense, not " +
                                                   std::to_string(threads));
+  auto kept = keep_memory_reserve();
+  if (!kept) return kept.error();
   std::unique_ptr<WorkerPool> pool(new WorkerPool(options));
   pool->shared_.exports = &exports;
   pool->shared_.limits = options.limits;
@@ -136,6 +140,10 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
 }
 
 void WorkerPool::give(Socket socket) {
+  if (memory_is_short()) {
+    complain(shared_, "a client was turned away: the server is out of memory");
+    return;
+  }
   if (shared_.connections >= max_connections_) {
     complain(shared_, "a client was turned away: " + std::to_string(max_connections_) +
                           " connections are open, which is the limit");

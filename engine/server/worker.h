@@ -85,7 +85,7 @@ class WorkerPool {
   static Result<std::unique_ptr<WorkerPool>> start(nbd::ExportTable& exports, Options options);
 
   /// Hands a connected socket to the next worker. Closes it instead (and says so in the log) when
-  /// there are too many.
+  /// there are too many, or memory is short.
   void give(Socket socket);
   std::size_t connections() const noexcept { return shared_.connections; }
 

@@ -57,6 +57,9 @@ inline constexpr std::size_t kMaxConnections = 256;         ///< a server
 inline constexpr std::chrono::seconds kHandshakeTimeout{10};
 inline constexpr std::chrono::seconds kDrainTimeout{25};
 
+// Memory of a server
+inline constexpr std::size_t kMemoryReserve = 16u << 20;  ///< engine/base/memory_reserve.h
+
 // Control socket
 inline constexpr std::size_t kMaxControlMessage = 1u << 20;
 
