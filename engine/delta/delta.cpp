@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "engine/delta/delta_impl.h"
+#include "engine/io/brief_write.h"
 
 namespace snap {
 
@@ -216,6 +217,7 @@ Task<void> DeltaImpl::work_on(Pieces* pieces) {
     pieces->bytes = pieces->bytes.subspan(piece.size());
     auto written = co_await write_piece(at, piece, *pieces->below);
     if (!written && !pieces->error) pieces->error = written.error();
+    if (!pieces->bytes.empty()) co_await yield_now();  // others have their turn
   }
   pieces->workers.done();
 }
@@ -268,7 +270,10 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
   const bool whole = (at.value | bytes.size()) % kBlockSize == 0;
   std::optional<Error> error;
   if (whole || (mask & ~data_of(before)) == 0) {
-    auto written = co_await write_some(*data_, bytes, at);
+    // A punch keeps the inode's lock for long: no loop waits for that.
+    const bool brief = punching_.load(std::memory_order_relaxed) == 0;
+    auto write = write_cached(*data_, bytes, at, brief);
+    auto written = co_await write;
     if (!written) {
       error = written.error();
     } else if (*written < bytes.size()) {

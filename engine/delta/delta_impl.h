@@ -203,6 +203,8 @@ class DeltaImpl final : public Delta {
   std::shared_ptr<BlockQuota> shared_quota_;  ///< null: none
   std::atomic<std::uint64_t> limit_hits_{0}, shared_limit_hits_{0}, disk_full_hits_{0};
 
+  std::atomic<unsigned> punching_{0};  ///< holes that are being punched
+
   std::optional<Error> live_trouble_;
   mutable std::mutex failure_lock_;
   std::optional<Error> failure_;

@@ -124,7 +124,9 @@ Task<Result<void>> DeltaImpl::zero_piece(std::uint64_t begin, std::uint64_t end)
   SNAP_CO_RETURN_IF_ERROR(held);
   std::optional<Error> error;
   if (any_data) {
+    ++punching_;
     auto punched = co_await punch_hole(*data_, ByteOffset(begin), end - begin);
+    --punching_;
     // Where the file system has no holes the blocks read zero all the same.
     if (!punched && punched.error().code() != ErrorCode::kUnsupported) error = punched.error();
   }

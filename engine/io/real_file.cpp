@@ -52,6 +52,12 @@ RealFile::~RealFile() {
 
 bool RealFile::start(IoOp& op) {
   op.fd = fd_.get();
+  if (op.opcode == IoOpcode::kWrite && op.flags == kBriefWrite) {
+    if (const auto result = brief_writes_.run(op)) {
+      op.result = *result;
+      return false;
+    }
+  }
   return EventLoop::current()->submit(op);
 }
 
