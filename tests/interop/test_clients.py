@@ -1,8 +1,15 @@
 """Other programs' NBD clients against an exported volume. Packages: libnbd-bin, qemu-utils, fio."""
 
 import json
+import subprocess
+import time
 
 from conftest import MIB, sh
+
+
+def nbdsh(uri, script):
+    """What a script prints. Its interpreter is the first python3 of PATH, which must be the one with the binding."""
+    return sh("env", "PATH=/usr/bin:/bin", "nbdsh", "-u", uri, "-c", script)
 
 
 def test_nbdinfo_shows_the_export_and_its_size(uri):
@@ -24,12 +31,12 @@ def test_nbdcopy_reads_the_disk_over_several_connections(uri, disk, tmp_path):
     assert (tmp_path / "copy").read_bytes() == disk.read_bytes()
 
 
-def test_nbdcopy_writes_and_qemu_img_compares(uri, disk, tmp_path):
+def test_nbdcopy_writes_over_several_connections_and_qemu_img_compares(uri, disk, tmp_path):
     changed = bytearray(disk.read_bytes())
     changed[20 * MIB:21 * MIB] = b"x" * MIB
     changed[0:4096] = bytes(4096)
     (tmp_path / "changed").write_bytes(changed)
-    sh("nbdcopy", "--flush", tmp_path / "changed", uri)
+    sh("nbdcopy", "--connections=4", "--flush", tmp_path / "changed", uri)
     assert "identical" in sh("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, tmp_path / "changed")
 
 
@@ -69,5 +76,39 @@ except nbd.Error as error:
     assert error.errno == "EINVAL", error
 assert h.pread(4096, 4096) == b"snap" * 1024
 """
-    # Its interpreter is the first python3 of PATH, which must be the one with the binding.
-    sh("env", "PATH=/usr/bin:/bin", "nbdsh", "-u", uri, "-c", script)
+    nbdsh(uri, script)
+
+
+def test_qemu_img_bench_reads_and_writes_with_flushes(uri):
+    sh("qemu-img", "bench", "-f", "raw", "-c", "4000", "-d", "32", uri)
+    sh("qemu-img", "bench", "-f", "raw", "-w", "-c", "2000", "-d", "32", "--flush-interval=64", uri)
+
+
+def test_nbdfuse_shows_the_volume_as_a_file(uri, disk, tmp_path):
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    fuse = subprocess.Popen(["nbdfuse", mount / "file", uri])
+    try:
+        while not (mount / "file").exists():
+            assert fuse.poll() is None, "nbdfuse ended"
+            time.sleep(0.02)
+        assert (mount / "file").read_bytes() == disk.read_bytes()
+        with open(mount / "file", "r+b") as f:
+            f.seek(20 * MIB + 100)
+            f.write(b"through a file")
+    finally:
+        sh("fusermount3", "-u", mount)
+        assert fuse.wait(timeout=30) == 0
+    assert b"through a file" in nbdsh(uri, "print(h.pread(4096, 20971520))").encode()
+
+
+def test_nbdkit_stands_between_client_and_server_as_a_proxy(uri, disk, tmp_path):
+    copy = tmp_path / "copy"
+    script = f"nbdcopy $uri {copy} && qemu-io -f raw -c 'write -P 7 17M 64k' -c flush -c 'read -P 7 17M 64k' $uri"
+    sh("nbdkit", "-U", "-", "nbd", f"uri={uri}", "--run", script)
+    assert copy.read_bytes() == disk.read_bytes()
+    assert "7" in nbdsh(uri, "print(h.pread(1, 17825792)[0])")
+
+
+def test_nbd_client_lists_the_exports(uri, tmp_path):
+    assert "vol" in sh("nbd-client", "-l", "-unix", tmp_path / "s").split()
