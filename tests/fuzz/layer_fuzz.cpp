@@ -1,11 +1,13 @@
 // A layer file: opening, reading and verifying it (docs/format.md, Layer file).
 //
-// Input: flags, and the pages of the file (unpack_pages).
+// Input: flags, and the pages of the file (unpack_pages). Every other mutation changes a field of
+// the format instead of bytes: a file has few bytes that matter, and random ones seldom meet them.
 #include <zstd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <random>
 
 #include "engine/base/checksum.h"
 #include "engine/base/codec.h"
@@ -172,6 +174,84 @@ layer_test::TestChunk chunk_of(std::uint64_t number, BlockMask data, BlockMask z
   return chunk;
 }
 
+// ---- Mutation of fields
+
+struct Field {
+  std::size_t at = 0;  ///< in the file
+  std::size_t bytes = 0;
+};
+
+/// A field of the footer, of an entry, or of the slice index; of nothing where the file ends
+/// before.
+Field any_field(const Bytes& file, std::minstd_rand& random) {
+  static constexpr Field kOfFooter[] = {{56, 8}, {kFileSizeAt, 8}, {kEntriesAt, 8}, {kTableAt, 8}};
+  static constexpr Field kOfEntry[] = {{0, 4},  {4, 2},  {6, 2}, {kStoredAt, 8},
+                                       {16, 3}, {19, 1}, {20, 4}};
+  const std::size_t footer = file.size() - format::kFooterBytes;
+  if (random() % 8 == 0) {
+    const Field field = kOfFooter[random() % std::size(kOfFooter)];
+    return {footer + field.at, field.bytes};
+  }
+  const auto entries = load_le<std::uint64_t>(file.data() + footer + kEntriesAt);
+  const auto table = load_le<std::uint64_t>(file.data() + footer + kTableAt);
+  if (entries == 0 || entries > 4096 || table > footer) return {};
+  const std::size_t slices = (entries + kSliceEntries - 1) / kSliceEntries;
+  Field field = kOfEntry[random() % std::size(kOfEntry)];
+  field.at += table + random() % entries * format::kEntryBytes;
+  if (random() % 8 == 0) {
+    field = {table + slices * format::kSliceBytes + random() % slices * format::kIndexRecordBytes,
+             4};
+  }
+  return field.at + field.bytes <= footer ? field : Field{};
+}
+
+std::uint64_t load_field(const Bytes& file, Field field) {
+  std::uint64_t value = 0;
+  for (std::size_t i = field.bytes; i-- > 0;)
+    value = value << 8 | std::to_integer<std::uint64_t>(file[field.at + i]);
+  return value;
+}
+
+std::uint64_t other_value(const Bytes& file, Field field, std::minstd_rand& random) {
+  const std::uint64_t value = load_field(file, field);
+  const std::uint64_t bit = std::uint64_t{1} << random() % (8 * field.bytes);
+  switch (random() % 7) {
+    case 0:
+      return value + 1;
+    case 1:
+      return value - 1;
+    case 2:
+      return value + kBlockSize;
+    case 3:
+      return value - kBlockSize;
+    case 4:
+      return random() % 2 == 0 ? 0 : ~std::uint64_t{0};
+    case 5:
+      return load_field(file, {field.at + format::kEntryBytes < file.size() - field.bytes
+                                   ? field.at + format::kEntryBytes
+                                   : field.at,
+                               field.bytes});
+    default:
+      return value ^ bit;
+  }
+}
+
+/// The input with one or two fields changed; nothing if it is no layer.
+Bytes mutated_fields(std::span<const std::byte> input, std::minstd_rand& random) {
+  unsigned flags = take_byte(input);
+  if (random() % 4 != 0) flags = kFixAll;
+  Bytes file = unpack_pages(input, kMaxPages);
+  if (file.size() < format::kHeaderBytes + format::kFooterBytes) return {};
+  for (std::size_t n = 1 + random() % 2; n != 0; --n) {
+    const Field field = any_field(file, random);
+    if (field.bytes == 0) return {};
+    std::uint64_t value = other_value(file, field, random);
+    for (std::size_t i = 0; i < field.bytes; ++i, value >>= 8)
+      file[field.at + i] = static_cast<std::byte>(value);
+  }
+  return pack_pages(static_cast<std::uint8_t>(flags), file);
+}
+
 }  // namespace
 
 std::vector<Seed> seeds() {
@@ -199,3 +279,19 @@ std::vector<Seed> seeds() {
 }
 
 }  // namespace snap::fuzz
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t room);
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
+                                               std::size_t room, unsigned seed) {
+  std::minstd_rand random(seed);
+  if (random() % 2 == 0) {
+    const auto input = std::as_bytes(std::span(data, size));
+    const snap::fuzz::Bytes mutated = snap::fuzz::mutated_fields(input, random);
+    if (!mutated.empty() && mutated.size() <= room) {
+      std::memcpy(data, mutated.data(), mutated.size());
+      return mutated.size();
+    }
+  }
+  return LLVMFuzzerMutate(data, size, room);
+}
