@@ -135,6 +135,9 @@ class DeltaImpl final : public Delta {
   Task<Result<bool>> record_with_blocks(std::span<const Change> changes);
   Task<bool> gather(std::span<const Change> changes, std::span<std::byte> out);
   Task<void> gather_some(Gathering* gathering);
+  /// After a record of `bytes`: has the kernel begin to write back a part of the data file.
+  void begin_writeback(std::uint64_t bytes);
+  Task<void> write_back();
   Task<Result<void>> record(std::vector<Change> changes, std::uint64_t through);
   /// Room in the journal for a record of `length` bytes, which an area can hold.
   Task<Result<void>> make_room(std::uint64_t length);
@@ -180,10 +183,13 @@ class DeltaImpl final : public Delta {
   // The flush protocol. Epochs: what completes while epoch_ is e is covered by the commit that
   // raises it to e + 1.
   std::atomic<std::uint64_t> epoch_{1};
-  std::atomic<std::uint64_t> written_{0};  ///< epoch of the last completed write of data
-  std::atomic<std::uint64_t> zeroed_{0};   ///< epoch of the last zero bits
-  std::atomic<std::uint64_t> synced_{0};   ///< epochs up to this are durable
-  std::uint64_t data_synced_ = 0;          ///< data written up to this is; under commit_lock_
+  std::atomic<std::uint64_t> written_{0};        ///< epoch of the last completed write of data
+  std::atomic<std::uint64_t> zeroed_{0};         ///< epoch of the last zero bits
+  std::atomic<std::uint64_t> synced_{0};         ///< epochs up to this are durable
+  std::atomic<std::uint64_t> writeback_due_{0};  ///< bytes of the data file, rounds and rounds
+  std::atomic<bool> writing_back_{false};
+  std::uint64_t writeback_hand_ = 0;  ///< how far it has come; of the task that has writing_back_
+  std::uint64_t data_synced_ = 0;     ///< data written up to this is; under commit_lock_
   AsyncMutex data_sync_lock_;
   AsyncMutex commit_lock_;
   std::mutex round_lock_;
@@ -191,9 +197,10 @@ class DeltaImpl final : public Delta {
 
   AsyncMutex checkpoint_lock_;
   WaitGroup background_;
-  bool extending_ = false;                  ///< tried once for each length; under commit_lock_
-  std::atomic<std::uint64_t> extended_{0};  ///< length for which there is room; 0: none
-  std::atomic<std::uint64_t> claimed_{0};   ///< chunks present or about to be
+  EventLoop::Clock::time_point area_begun_{};  ///< under commit_lock_
+  bool extending_ = false;                     ///< tried once for each length; under commit_lock_
+  std::atomic<std::uint64_t> extended_{0};     ///< length for which there is room; 0: none
+  std::atomic<std::uint64_t> claimed_{0};      ///< chunks present or about to be
   std::atomic<std::uint64_t> reserved_chunks_{0};  ///< chunks whose map entries have space
   std::atomic<bool> space_taken_{false};           ///< the journal and the next segment have theirs
   std::uint64_t tail_reserved_ = 0;                ///< bytes behind map_'s end; checkpoint_lock_

@@ -23,6 +23,12 @@ namespace snap {
 namespace {
 /// Chunks whose blocks are read for a record at a time.
 constexpr std::size_t kGatherers = 16;
+/// Blocks that records carry are written back all the time, once around the data file for so many
+/// bytes of records. Else the sync before a checkpoint writes all of them at once, and commits
+/// wait behind that: 16 ms and more, for one flush of twenty.
+constexpr std::uint64_t kWritebackTurn = 8u << 20;
+constexpr std::uint64_t kWritebackPiece = 1u << 30;
+constexpr std::chrono::seconds kShortArea{1};
 }  // namespace
 
 void DeltaImpl::mark(std::atomic<std::uint64_t>& epoch_of_last) {
@@ -237,7 +243,33 @@ Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes
   auto appended = co_await journal_->append_with_blocks(changes, next_sync());
   SNAP_CO_RETURN_IF_ERROR(appended);
   records_.fetch_add(1, std::memory_order_relaxed);
+  begin_writeback(length);
   co_return true;
+}
+
+void DeltaImpl::begin_writeback(std::uint64_t bytes) {
+  const auto share = static_cast<double>(bytes) / static_cast<double>(kWritebackTurn);
+  const auto due = static_cast<std::uint64_t>(share * static_cast<double>(size()));
+  writeback_due_.fetch_add(round_up(due, kChunkSize));
+  if (writing_back_.exchange(true)) return;
+  background_.add();
+  EventLoop::current()->spawn(write_back());
+}
+
+Task<void> DeltaImpl::write_back() {
+  const std::uint64_t end = data_file_size(size());
+  std::uint64_t due = std::min(writeback_due_.exchange(0), end);
+  while (due != 0 && end != 0) {
+    if (writeback_hand_ >= end) writeback_hand_ = 0;
+    const std::uint64_t piece = std::min({due, end - writeback_hand_, kWritebackPiece});
+    // A hint. What it cannot write the next sync, or check_writeback(), is told of.
+    auto begun = co_await start_writeback(*data_, ByteOffset(writeback_hand_), piece);
+    (void)begun;
+    writeback_hand_ += piece;
+    due -= piece;
+  }
+  writing_back_.store(false);
+  background_.done();
 }
 
 struct DeltaImpl::Gathering {
@@ -323,6 +355,12 @@ Task<Result<void>> DeltaImpl::make_room(std::uint64_t length) {
   }
   journal_->switch_area();
   start_background_checkpoint();
+  // An area that lasts for less than a second makes checkpoints frequent, and commits wait for
+  // them.
+  const auto now = EventLoop::current()->now();
+  const auto lasted = now - std::exchange(area_begun_, now);
+  if (lasted > EventLoop::Clock::duration::zero() && lasted < kShortArea)
+    want_larger_journal(length);
   co_return Result<void>();
 }
 

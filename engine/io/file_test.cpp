@@ -2,15 +2,19 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <future>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "engine/io/brief_write.h"
 #include "engine/io/sync.h"
 #include "engine/io/test_rig.h"
+#include "engine/io/unique_fd.h"
 
 using namespace snap;
 
@@ -326,6 +330,41 @@ Task<void> write_and_hint(Directory& root) {
   CHECK(got == std::vector<std::byte>(1u << 20, std::byte{1}));
 }
 
+/// A pipe that is full for a while stands for a disk that keeps writers waiting.
+void brief_write_that_waits() {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  UniqueFd out(ends[0]), in(ends[1]);
+  const std::vector<std::byte> bytes(::fcntl(in.get(), F_GETPIPE_SZ));
+  REQUIRE(::write(in.get(), bytes.data(), bytes.size()) == std::ssize(bytes));
+  std::thread reader([&out, room = bytes.size()] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::vector<std::byte> drained(room);
+    REQUIRE(::read(out.get(), drained.data(), drained.size()) > 0);
+  });
+  IoOp op;
+  op.opcode = IoOpcode::kWrite;
+  op.fd = in.get();
+  op.buffer = const_cast<std::byte*>(bytes.data());
+  op.length = 100;
+  BriefWrites writes;
+  CHECK(writes.run(op) == 100);
+  reader.join();
+  CHECK(writes.run(op) == std::nullopt);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  while (writes.run(op) != 100)
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+}
+
+Task<void> write_briefly(Directory& root) {
+  auto file = must(co_await root.open("brief", for_write()));
+  auto op = write_cached(*file, bytes_of("now"), ByteOffset(4), true);
+  const std::size_t written = must(co_await op);
+  CHECK(written == 3);
+  auto whole = co_await read_whole(root, "brief", 10);
+  CHECK(text_of(must(std::move(whole))) == std::string("\0\0\0\0now", 7));
+}
+
 /// The descriptor is open still when its File is gone, for the helpers have other work.
 Task<void> close_without_name(Directory& root) {
   auto named = must(co_await root.open("named", for_write()));
@@ -409,6 +448,15 @@ TEST_CASE("on a real disk pipes are refused without waiting and descriptors clos
 TEST_CASE("writeback may be begun for a part of a file") {
   TestRig rig(EVERY_KIND);
   rig.loop->run(write_and_hint(*rig.root));
+}
+
+TEST_CASE("a brief write is a write") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(write_briefly(*rig.root));
+}
+
+TEST_CASE("after a brief write that had to wait the next go to the loop's workers for a while") {
+  brief_write_that_waits();
 }
 
 TEST_CASE("a file that has no name any more is closed by a helper, any other at once") {
