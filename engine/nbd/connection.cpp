@@ -41,9 +41,10 @@ std::size_t buffer_bytes(const RequestHeader& header, const Verdict& verdict,
 
 }  // namespace
 
-Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits limits)
+Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits limits, TlsPolicy tls)
     : exports_(exports),
       limits_(limits),
+      tls_(std::move(tls)),
       stream_(std::move(socket)),
       account_(limits.budget),
       buffers_(kKeptBuffers, account_),
@@ -57,6 +58,7 @@ Task<Result<void>> Connection::run() {
   if (phase_ == Phase::kHandshake) phase_ = Phase::kEnded;
   handshake_timer_.wake();
   co_await helpers_.wait();
+  stream_.say_goodbye();
   if (!result && too_slow_) {
     co_return Error(ErrorCode::kProtocol, "the handshake took too long");
   }
@@ -73,7 +75,7 @@ Task<void> Connection::watch_handshake() {
 }
 
 Task<Result<void>> Connection::serve() {
-  auto session = co_await negotiate(stream_, exports_);
+  auto session = co_await negotiate(stream_, exports_, tls_);
   if (!session) co_return session.error();
   if (!*session) co_return Result<void>();
   session_ = std::move(**session);
@@ -314,7 +316,12 @@ Task<void> Connection::send_replies() {
       release(replies_.drop_all());
       continue;
     }
-    auto sent = co_await send_some(stream_.socket(), replies_.gather());
+    Result<std::size_t> sent = std::size_t{0};
+    if (stream_.tls() != nullptr) {
+      sent = co_await stream_.tls()->send_some(replies_.gather());
+    } else {
+      sent = co_await send_some(stream_.socket(), replies_.gather());
+    }
     if (sent) {
       release(replies_.advance(*sent));
     } else {

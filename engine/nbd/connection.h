@@ -40,7 +40,7 @@ struct ConnectionLimits {
 
 class Connection {
  public:
-  Connection(Socket socket, ExportTable& exports, ConnectionLimits limits = {});
+  Connection(Socket socket, ExportTable& exports, ConnectionLimits limits = {}, TlsPolicy tls = {});
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -79,6 +79,7 @@ class Connection {
 
   ExportTable& exports_;
   const ConnectionLimits limits_;
+  const TlsPolicy tls_;
   ByteStream stream_;
   Session session_;
 
