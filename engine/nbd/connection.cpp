@@ -16,6 +16,8 @@ constexpr std::size_t kLargePayload = 32u << 10;
 constexpr std::size_t kLargeReadAhead = 4096;
 // A BLOCK_STATUS reply of this size is not worth its reserve of memory.
 constexpr std::size_t kSmallStatus = 4096;
+// Of a CACHE request, between looks at whether the client is still there.
+constexpr std::uint64_t kCachePiece = 8u << 20;
 // How often memory is looked for while there is none.
 constexpr std::chrono::milliseconds kMemoryPause{2};
 // With REQ_ONE: enough to merge what differs in depth only.
@@ -148,6 +150,8 @@ Task<Result<void>> Connection::receive_requests() {
     const std::size_t charge = size == 0 ? 0 : BufferPool::rounded(size);
     while (!has_room(charge))
       co_await room_.wait();
+    // What a client that has gone had queued concerns no one: thousands of reads, perhaps.
+    if (send_failed_) co_return Result<void>();
 
     Request* request = requests_.take();
     request->header = header;
@@ -281,10 +285,23 @@ Task<Result<void>> Connection::call_export(const Request* request) {
                                   .no_hole = (h.flags & kCmdNoHole) != 0,
                                   .fast_only = (h.flags & kCmdFastZero) != 0});
     case Command::kCache:
-      return device.prefetch(h.offset, h.length);
+      return read_ahead(h.offset, h.length);
     default:  // check_request lets nothing else through
       return device.flush();
   }
+}
+
+/// In pieces, and no further than someone may come for it: a CACHE of a whole volume would go on
+/// long after its client has gone, and hold up a shutdown.
+Task<Result<void>> Connection::read_ahead(ByteOffset at, std::uint64_t length) {
+  while (length != 0 && receiving_ && !draining_) {
+    const std::uint64_t piece = std::min(length, kCachePiece);
+    auto done = co_await session_.device->prefetch(at, piece);
+    if (!done) co_return done;
+    at = at + piece;
+    length -= piece;
+  }
+  co_return Result<void>();
 }
 
 void Connection::fail(Request* request, const Error& error) {

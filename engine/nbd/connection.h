@@ -69,6 +69,7 @@ class Connection {
   Task<void> handle_read(Request* request);
   Task<void> handle_block_status(Request* request);
   Task<Result<void>> call_export(const Request* request);
+  Task<Result<void>> read_ahead(ByteOffset at, std::uint64_t length);
 
   RequestRules rules() const noexcept;
   bool has_room(std::size_t payload) const noexcept;
