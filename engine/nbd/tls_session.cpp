@@ -55,7 +55,8 @@ ssize_t TlsSession::push(gnutls_transport_ptr_t self, const giovec_t* parts, int
 ssize_t TlsSession::pull(gnutls_transport_ptr_t self, void* out, std::size_t size) noexcept {
   auto* const s = static_cast<TlsSession*>(self);
   const std::size_t n = std::min(size, s->in_end_ - s->in_begin_);
-  if (n == 0 && !s->peer_closed_) {
+  // Not the end either, when it comes: GnuTLS would then send no more, what is in flight included.
+  if (n == 0) {
     gnutls_transport_set_errno(s->session_, EAGAIN);
     return -1;
   }
@@ -88,20 +89,13 @@ Task<Result<void>> TlsSession::handshake() {
     if (code != GNUTLS_E_AGAIN || !needs_more) continue;
     auto received = co_await receive_records();
     if (!received) co_return received.error();
+    if (peer_closed_) co_return Error(ErrorCode::kProtocol, "TLS handshake: the client hung up");
   }
-}
-
-/// The peer closed, between records or within one.
-bool TlsSession::is_cut_off(int code) const noexcept {
-  return code == GNUTLS_E_PREMATURE_TERMINATION ||
-         (code == GNUTLS_E_UNEXPECTED_PACKET_LENGTH && peer_closed_);
 }
 
 Error TlsSession::handshake_error(int code) const {
   std::string why = gnutls_strerror(code);
-  if (is_cut_off(code)) {
-    why = "the client hung up";
-  } else if (code == GNUTLS_E_FATAL_ALERT_RECEIVED) {
+  if (code == GNUTLS_E_FATAL_ALERT_RECEIVED) {
     const char* alert = gnutls_alert_get_name(gnutls_alert_get(session_));
     why = std::string("the client gave up: ") + (alert != nullptr ? alert : "unknown alert");
   } else if (code == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR) {
@@ -147,7 +141,7 @@ std::size_t TlsSession::decrypt(std::span<std::byte> out) {
     } else if (code == GNUTLS_E_AGAIN) {
       // It says so, too, after a message of its own (new keys), with more to come.
       if (in_begin_ == in_end_ || in_begin_ == before) break;
-    } else if (n == 0 || is_cut_off(code)) {
+    } else if (n == 0) {
       end_seen_ = true;
     } else if (code == GNUTLS_E_REHANDSHAKE || gnutls_error_is_fatal(code) != 0) {
       // New keys by a handshake in the middle belong to TLS 1.2 alone, and no client needs them.
@@ -163,7 +157,7 @@ Task<Result<std::size_t>> TlsSession::receive_some(std::span<std::byte> out) {
     const std::size_t done = decrypt(out);
     if (done != 0) co_return done;
     if (broken_) co_return *broken_;
-    if (end_seen_) co_return std::size_t{0};
+    if (end_seen_ || peer_closed_) co_return std::size_t{0};
     auto received = co_await receive_records();
     if (!received) co_return received.error();
   }

@@ -58,7 +58,6 @@ class TlsSession {
   void flush_without_waiting() noexcept;
   Task<Result<void>> receive_records();
   std::size_t decrypt(std::span<std::byte> out);
-  bool is_cut_off(int code) const noexcept;
   Error handshake_error(int code) const;
 
   const Socket& socket_;

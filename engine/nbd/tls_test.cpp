@@ -363,6 +363,34 @@ TEST_CASE_METHOD(Fixture,
   CHECK(served.outcome());
 }
 
+TEST_CASE_METHOD(Fixture, "under TLS replies to what was in flight come after a half-close") {
+  Served served(*this, required);
+  TlsWire wire(served.client.get());
+  wire.greet();
+  REQUIRE(wire.start() == 0);
+  wire.option(Option::kGo, Wire::info_data("disk"));
+  wire.must_ack(Option::kGo);
+  disk->hold_reads();
+  for (std::uint64_t i = 0; i < 20; ++i)
+    wire.request(Command::kRead, i, 0, 512);
+  SECTION("with a close_notify") {
+    gnutls_bye(wire.session(), GNUTLS_SHUT_WR);
+  }
+  SECTION("without") {
+    ::shutdown(served.client.get(), SHUT_WR);
+  }
+  while (disk->reading() < 20)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the end is seen, too
+  disk->let_reads_go();
+  for (std::size_t i = 0; i < 20; ++i) {
+    CHECK(wire.chunk().error == WireError::kNone);
+    wire.receive(512);
+  }
+  CHECK(wire.ended_in_order());
+  CHECK(served.outcome());
+}
+
 TEST_CASE_METHOD(Fixture, "under TLS a client that does not read stops only itself") {
   ConnectionLimits limits;
   limits.requests = 8;
