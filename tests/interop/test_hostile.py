@@ -370,5 +370,6 @@ def test_connecting_and_leaving_10000_times_loses_no_descriptor(server):
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(server.path))
         if i % 5 == 0:
-            client.sendall(BEGIN)
+            with contextlib.suppress(ConnectionError):  # turned away: too many are still on their way out
+                client.sendall(BEGIN)
         client.close()
