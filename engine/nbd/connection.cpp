@@ -17,6 +17,8 @@ constexpr std::size_t kLargePayload = 32u << 10;
 constexpr std::size_t kLargeReadAhead = 4096;
 // A BLOCK_STATUS reply of this size is not worth its reserve of memory.
 constexpr std::size_t kSmallStatus = 4096;
+// Of a CACHE request, between looks at whether the client is still there.
+constexpr std::uint64_t kCachePiece = 8u << 20;
 // How often memory is looked for while there is none.
 constexpr std::chrono::milliseconds kMemoryPause{2};
 // With REQ_ONE: enough to merge what differs in depth only.
@@ -42,9 +44,10 @@ std::size_t buffer_bytes(const RequestHeader& header, const Verdict& verdict,
 
 }  // namespace
 
-Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits limits)
+Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits limits, TlsPolicy tls)
     : exports_(exports),
       limits_(limits),
+      tls_(std::move(tls)),
       stream_(std::move(socket)),
       account_(limits.budget),
       buffers_(kKeptBuffers, account_),
@@ -58,6 +61,7 @@ Task<Result<void>> Connection::run() {
   if (phase_ == Phase::kHandshake) phase_ = Phase::kEnded;
   handshake_timer_.wake();
   co_await helpers_.wait();
+  stream_.say_goodbye();
   if (!result && too_slow_) {
     co_return Error(ErrorCode::kProtocol, "the handshake took too long");
   }
@@ -74,7 +78,7 @@ Task<void> Connection::watch_handshake() {
 }
 
 Task<Result<void>> Connection::serve() {
-  auto session = co_await negotiate(stream_, exports_);
+  auto session = co_await negotiate(stream_, exports_, tls_);
   if (!session) co_return session.error();
   if (!*session) co_return Result<void>();
   session_ = std::move(**session);
@@ -148,6 +152,8 @@ Task<Result<void>> Connection::receive_requests() {
     const std::size_t charge = size == 0 ? 0 : BufferPool::rounded(size);
     while (!has_room(charge))
       co_await room_.wait();
+    // What a client that has gone had queued concerns no one: thousands of reads, perhaps.
+    if (send_failed_) co_return Result<void>();
 
     Request* request = requests_.take();
     request->header = header;
@@ -281,10 +287,23 @@ Task<Result<void>> Connection::call_export(const Request* request) {
                                   .no_hole = (h.flags & kCmdNoHole) != 0,
                                   .fast_only = (h.flags & kCmdFastZero) != 0});
     case Command::kCache:
-      return device.prefetch(h.offset, h.length);
+      return read_ahead(h.offset, h.length);
     default:  // check_request lets nothing else through
       return device.flush();
   }
+}
+
+/// In pieces, and no further than someone may come for it: a CACHE of a whole volume would go on
+/// long after its client has gone, and hold up a shutdown.
+Task<Result<void>> Connection::read_ahead(ByteOffset at, std::uint64_t length) {
+  while (length != 0 && receiving_ && !draining_) {
+    const std::uint64_t piece = std::min(length, kCachePiece);
+    auto done = co_await session_.device->prefetch(at, piece);
+    if (!done) co_return done;
+    at = at + piece;
+    length -= piece;
+  }
+  co_return Result<void>();
 }
 
 void Connection::fail(Request* request, const Error& error) {
@@ -316,7 +335,12 @@ Task<void> Connection::send_replies() {
       release(replies_.drop_all());
       continue;
     }
-    auto sent = co_await send_some(stream_.socket(), replies_.gather());
+    Result<std::size_t> sent = std::size_t{0};
+    if (stream_.tls() != nullptr) {
+      sent = co_await stream_.tls()->send_some(replies_.gather());
+    } else {
+      sent = co_await send_some(stream_.socket(), replies_.gather());
+    }
     if (sent) {
       release(replies_.advance(*sent));
     } else {

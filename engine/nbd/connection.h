@@ -40,7 +40,7 @@ struct ConnectionLimits {
 
 class Connection {
  public:
-  Connection(Socket socket, ExportTable& exports, ConnectionLimits limits = {});
+  Connection(Socket socket, ExportTable& exports, ConnectionLimits limits = {}, TlsPolicy tls = {});
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -69,6 +69,7 @@ class Connection {
   Task<void> handle_read(Request* request);
   Task<void> handle_block_status(Request* request);
   Task<Result<void>> call_export(const Request* request);
+  Task<Result<void>> read_ahead(ByteOffset at, std::uint64_t length);
 
   RequestRules rules() const noexcept;
   bool has_room(std::size_t payload) const noexcept;
@@ -79,6 +80,7 @@ class Connection {
 
   ExportTable& exports_;
   const ConnectionLimits limits_;
+  const TlsPolicy tls_;
   ByteStream stream_;
   Session session_;
 

@@ -65,7 +65,8 @@ Bytes status_payload(std::uint64_t length, std::vector<std::uint32_t> ids) {
   return out;
 }
 
-TEST_CASE_METHOD(Fixture, "EXTENDED_HEADERS: once, without data, and then nothing older") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 9: EXTENDED_HEADERS: once, without data, and then nothing older") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -108,7 +109,7 @@ TEST_CASE_METHOD(Fixture, "EXTENDED_HEADERS: once, without data, and then nothin
   }
 }
 
-TEST_CASE_METHOD(Fixture, "extended: the status payload flag is not offered before") {
+TEST_CASE_METHOD(Fixture, "checklist 9: the status payload flag is not offered before") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -120,7 +121,7 @@ TEST_CASE_METHOD(Fixture, "extended: the status payload flag is not offered befo
 }
 
 TEST_CASE_METHOD(Fixture,
-                 "extended: reads and writes carry offsets, and lengths beyond 4 GiB work") {
+                 "checklist 9: reads and writes carry offsets, and lengths beyond 4 GiB work") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk", Headers::kExtended);
@@ -157,7 +158,28 @@ TEST_CASE_METHOD(Fixture,
   CHECK(all_status(wire)[0].extents == Extents{{kSize, kHole}});
 }
 
-TEST_CASE_METHOD(Fixture, "extended: a range that wraps or ends beyond is refused") {
+TEST_CASE_METHOD(Fixture, "checklist 12: CACHE reads ahead, for as long as its client is there") {
+  disk->set_slow(true);
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk", Headers::kExtended);
+  wire.send(Wire::extended_bytes(Command::kCache, 0, 1, 4096, 100u << 20));
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(disk->prefetched() == 100u << 20);
+  for (std::uint64_t cookie = 2; cookie < 100; ++cookie)
+    wire.send(Wire::extended_bytes(Command::kCache, 0, cookie, 0, kSize));
+  // A terabyte and more each.
+  SECTION("a client that leaves") {
+    served.client.reset();
+  }
+  SECTION("a server that shuts down") {
+    served.drain();
+  }
+  CHECK(served.outcome());
+  CHECK(disk->prefetched() < kSize);
+}
+
+TEST_CASE_METHOD(Fixture, "checklist 9: a range that wraps or ends beyond is refused") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk", Headers::kExtended);
@@ -181,7 +203,7 @@ TEST_CASE_METHOD(Fixture, "extended: a range that wraps or ends beyond is refuse
   CHECK(error(Command::kFlush, 0, 1) == WireError::kInval);
 }
 
-TEST_CASE_METHOD(Fixture, "extended: a payload follows exactly where its flag says so") {
+TEST_CASE_METHOD(Fixture, "checklist 9: a payload follows exactly where its flag says so") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk", Headers::kExtended);
@@ -210,7 +232,8 @@ TEST_CASE_METHOD(Fixture, "extended: a payload follows exactly where its flag sa
   CHECK_FALSE(served.outcome());
 }
 
-TEST_CASE_METHOD(Fixture, "a flag for payloads means nothing without extended headers") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 9: a flag for payloads means nothing without extended headers") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");
@@ -220,7 +243,7 @@ TEST_CASE_METHOD(Fixture, "a flag for payloads means nothing without extended he
   CHECK(wire.chunk().error == WireError::kInval);
 }
 
-TEST_CASE_METHOD(Fixture, "three contexts are told, each in a chunk of its own") {
+TEST_CASE_METHOD(Fixture, "checklist 10: three contexts are told, each in a chunk of its own") {
   const Headers headers = GENERATE(Headers::kStructured, Headers::kExtended);
   ServedClient served(exports);
   Wire wire(served.client.get());
@@ -247,7 +270,7 @@ TEST_CASE_METHOD(Fixture, "three contexts are told, each in a chunk of its own")
         std::vector<Status>{{1, {{8192, kHole}}}, {2, {{8192, 0}}}, {3, {{8192, 0}}}});
 }
 
-TEST_CASE_METHOD(Fixture, "a BLOCK_STATUS payload chooses among the contexts") {
+TEST_CASE_METHOD(Fixture, "checklist 9: a BLOCK_STATUS payload chooses among the contexts") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk", Headers::kExtended, {"base:allocation", "snap:delta"});

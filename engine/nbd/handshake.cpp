@@ -87,6 +87,10 @@ Result<void> Negotiation::client_flags(std::uint32_t flags) {
 
 Result<Negotiation::Next> Negotiation::option(std::uint32_t option, std::span<const std::byte> data,
                                               std::vector<std::byte>& out) {
+  if (tls_ == TlsPolicy::Mode::kRequired && !encrypted_ &&
+      option != static_cast<std::uint32_t>(Option::kStartTls) &&
+      option != static_cast<std::uint32_t>(Option::kAbort))
+    return before_tls(option, out);
   switch (static_cast<Option>(option)) {
     case Option::kExportName:
       return export_name(data, out);
@@ -110,11 +114,42 @@ Result<Negotiation::Next> Negotiation::option(std::uint32_t option, std::span<co
       meta_context(static_cast<Option>(option), data, out);
       return Next::kOption;
     case Option::kStartTls:
-      refuse(out, option, OptionReply::kErrPolicy, "this server is not set up for TLS");
-      return Next::kOption;
+      return start_tls(data, out);
   }
   refuse(out, option, OptionReply::kErrUnsupported, "unknown option");
   return Next::kOption;
+}
+
+Result<Negotiation::Next> Negotiation::before_tls(std::uint32_t option,
+                                                  std::vector<std::byte>& out) {
+  if (option == static_cast<std::uint32_t>(Option::kExportName)) {  // it has no error reply
+    return Error(ErrorCode::kProtocol,
+                 "the client asked for an export without TLS, which is required");
+  }
+  refuse(out, option, OptionReply::kErrTlsRequired, "this server requires TLS");
+  return Next::kOption;
+}
+
+Negotiation::Next Negotiation::start_tls(std::span<const std::byte> data,
+                                         std::vector<std::byte>& out) {
+  constexpr auto kOption = static_cast<std::uint32_t>(Option::kStartTls);
+  if (tls_ == TlsPolicy::Mode::kOff) {
+    refuse(out, kOption, OptionReply::kErrPolicy, "this server is not set up for TLS");
+  } else if (!data.empty()) {
+    refuse(out, kOption, OptionReply::kErrInvalid, "STARTTLS takes no data");
+  } else if (encrypted_) {
+    refuse(out, kOption, OptionReply::kErrInvalid, "TLS has been started already");
+  } else {
+    append_option_reply(out, kOption, OptionReply::kAck);
+    return Next::kStartTls;
+  }
+  return Next::kOption;
+}
+
+void Negotiation::tls_started() {
+  encrypted_ = true;
+  session_ = {};
+  context_export_ = nullptr;
 }
 
 void Negotiation::enter(std::shared_ptr<Export> device) {
@@ -313,10 +348,11 @@ Task<Result<std::optional<OptionHeader>>> next_option(ByteStream& stream) {
 
 }  // namespace
 
-Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports) {
-  Negotiation negotiation(exports);
+Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports,
+                                               const TlsPolicy& tls) {
+  Negotiation negotiation(exports, tls.mode);
   const std::vector<std::byte> greeting = Negotiation::greeting();
-  auto greeted = co_await send_all(stream.socket(), greeting);
+  auto greeted = co_await stream.send(greeting);
   // A port scan, or a check that the server is there, does not wait for it.
   if (!greeted) co_return std::optional<Session>();
   auto have = co_await stream.fill(kClientFlagsBytes);
@@ -341,11 +377,18 @@ Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& 
         negotiation.option(option, stream.buffered().subspan(kOptionHeaderBytes, length), replies);
     if (!next) co_return next.error();
     stream.consume(kOptionHeaderBytes + length);
-    auto sent = co_await send_all(stream.socket(), replies);
+    if (*next == Negotiation::Next::kStartTls && !stream.buffered().empty())
+      co_return Error(ErrorCode::kProtocol, "the client sent plaintext behind STARTTLS");
+    auto sent = co_await stream.send(replies);
     // A client that aborts need not wait for the acknowledgement.
     if (*next == Negotiation::Next::kClose) co_return std::optional<Session>();
     if (!sent) co_return sent.error();
     if (*next == Negotiation::Next::kTransmission) co_return std::optional(negotiation.session());
+    if (*next == Negotiation::Next::kStartTls) {
+      auto started = co_await stream.start_tls(tls.credentials);
+      if (!started) co_return started.error();
+      negotiation.tls_started();
+    }
   }
 }
 

@@ -3,6 +3,10 @@
 //
 // Negotiation is the state machine, without I/O; negotiate() runs it over a stream. Limits: an
 // option carries at most kMaxNbdOption bytes, a name kMaxNbdName; time is limited by the caller.
+//
+// TLS (doc/proto.md "TLS"): STARTTLS throws away what was negotiated before it. A client that sends
+// on before it has the answer to it is cut off: what it sent might be someone else's, put in front
+// of what the client says under TLS (CVE-2021-3716).
 #pragma once
 
 #include <cstddef>
@@ -32,11 +36,13 @@ class Negotiation {
  public:
   enum class Next {
     kOption,        ///< another option
+    kStartTls,      ///< the TLS handshake, after sending; then tls_started()
     kTransmission,  ///< session() holds
     kClose,         ///< the client is done; close after sending
   };
 
-  explicit Negotiation(ExportTable& exports) : exports_(exports) {}
+  explicit Negotiation(ExportTable& exports, TlsPolicy::Mode tls = TlsPolicy::Mode::kOff)
+      : exports_(exports), tls_(tls) {}
 
   /// The server's first bytes.
   static std::vector<std::byte> greeting();
@@ -47,10 +53,15 @@ class Negotiation {
   Result<Next> option(std::uint32_t option, std::span<const std::byte> data,
                       std::vector<std::byte>& out);
 
+  /// The TLS handshake has succeeded: the negotiation begins anew.
+  void tls_started();
+
   /// Valid after kTransmission.
   const Session& session() const noexcept { return session_; }
 
  private:
+  Result<Next> before_tls(std::uint32_t option, std::vector<std::byte>& out);
+  Next start_tls(std::span<const std::byte> data, std::vector<std::byte>& out);
   Result<Next> export_name(std::span<const std::byte> data, std::vector<std::byte>& out);
   void list(std::span<const std::byte> data, std::vector<std::byte>& out);
   Next info_or_go(Option option, std::span<const std::byte> data, std::vector<std::byte>& out);
@@ -60,6 +71,8 @@ class Negotiation {
   void enter(std::shared_ptr<Export> device);
 
   ExportTable& exports_;
+  const TlsPolicy::Mode tls_;
+  bool encrypted_ = false;
   bool no_zeroes_ = false;
   Session session_;
   /// The export that SET_META_CONTEXT named; its contexts hold for no other.
@@ -74,6 +87,7 @@ std::string quoted(std::string_view text);
 
 /// The whole handshake. Nothing: the client left without an export, politely. Protocol or Io
 /// otherwise.
-Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports);
+Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports,
+                                               const TlsPolicy& tls);
 
 }  // namespace snap::nbd

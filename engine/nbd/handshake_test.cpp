@@ -23,7 +23,8 @@ constexpr std::uint16_t kWritableFlags = kHasFlags | kSendFlush | kSendFua | kSe
 constexpr std::uint16_t kReadOnlyFlags =
     kHasFlags | kReadOnly | kSendFlush | kSendFua | kCanMultiConn | kSendCache;
 
-TEST_CASE_METHOD(Fixture, "the greeting offers fixed newstyle without zeroes, and nothing else") {
+TEST_CASE_METHOD(
+    Fixture, "checklist 1: the greeting offers fixed newstyle without zeroes, and nothing else") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   Bytes expected = text_bytes("NBDMAGICIHAVEOPT");
@@ -31,7 +32,7 @@ TEST_CASE_METHOD(Fixture, "the greeting offers fixed newstyle without zeroes, an
   CHECK(wire.receive(kGreetingBytes) == expected);
 }
 
-TEST_CASE_METHOD(Fixture, "unknown client flags end the connection") {
+TEST_CASE_METHOD(Fixture, "checklist 1: unknown client flags end the connection") {
   for (const std::uint32_t flags : {4u, 7u, 0x80000001u}) {
     ServedClient served(exports);
     Wire wire(served.client.get());
@@ -41,7 +42,8 @@ TEST_CASE_METHOD(Fixture, "unknown client flags end the connection") {
   }
 }
 
-TEST_CASE_METHOD(Fixture, "EXPORT_NAME answers with size and flags, and 124 zeroes unless waived") {
+TEST_CASE_METHOD(
+    Fixture, "checklist 4: EXPORT_NAME answers with size and flags, and 124 zeroes unless waived") {
   for (const bool no_zeroes : {true, false}) {
     ServedClient served(exports);
     Wire wire(served.client.get());
@@ -58,7 +60,7 @@ TEST_CASE_METHOD(Fixture, "EXPORT_NAME answers with size and flags, and 124 zero
   }
 }
 
-TEST_CASE_METHOD(Fixture, "the empty name is the first export") {
+TEST_CASE_METHOD(Fixture, "checklist 4: the empty name is the first export") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -66,7 +68,7 @@ TEST_CASE_METHOD(Fixture, "the empty name is the first export") {
   CHECK(load_be<std::uint64_t>(wire.receive(10).data()) == 1u << 20);
 }
 
-TEST_CASE_METHOD(Fixture, "EXPORT_NAME of an unknown export closes") {
+TEST_CASE_METHOD(Fixture, "checklist 4: EXPORT_NAME of an unknown export closes") {
   for (const std::string& name : {std::string("nosuch"), std::string(3000, 'x'),
                                   std::string(5000, 'x'), std::string("di\0sk", 5)}) {
     ServedClient served(exports);
@@ -80,7 +82,8 @@ TEST_CASE_METHOD(Fixture, "EXPORT_NAME of an unknown export closes") {
   }
 }
 
-TEST_CASE_METHOD(Fixture, "ABORT is acknowledged, then the connection ends without complaint") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 3: ABORT is acknowledged, then the connection ends without complaint") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -90,7 +93,7 @@ TEST_CASE_METHOD(Fixture, "ABORT is acknowledged, then the connection ends witho
   CHECK(served.outcome());
 }
 
-TEST_CASE_METHOD(Fixture, "LIST names every export, and takes no data") {
+TEST_CASE_METHOD(Fixture, "checklist 3: LIST names every export, and takes no data") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -111,7 +114,8 @@ TEST_CASE_METHOD(Fixture, "LIST names every export, and takes no data") {
   CHECK(wire.option_reply(Option::kList).type == OptionReply::kErrInvalid);
 }
 
-TEST_CASE_METHOD(Fixture, "an unknown option is refused, and the next one still parses") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 2: an unknown option is refused, and the next one still parses") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -125,7 +129,8 @@ TEST_CASE_METHOD(Fixture, "an unknown option is refused, and the next one still 
   CHECK(wire.option_replies(Option::kList).size() == 3);
 }
 
-TEST_CASE_METHOD(Fixture, "a wrong option magic or a huge option ends the connection") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 2: a wrong option magic or a huge option ends the connection") {
   SECTION("magic") {
     ServedClient served(exports);
     Wire wire(served.client.get());
@@ -148,7 +153,7 @@ TEST_CASE_METHOD(Fixture, "a wrong option magic or a huge option ends the connec
   }
 }
 
-TEST_CASE_METHOD(Fixture, "GO answers as INFO did, with what was asked for") {
+TEST_CASE_METHOD(Fixture, "checklist 5: GO answers as INFO did, with what was asked for") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -186,7 +191,9 @@ TEST_CASE_METHOD(Fixture, "GO answers as INFO did, with what was asked for") {
   CHECK(wire.chunk().cookie == 9);
 }
 
-TEST_CASE_METHOD(Fixture, "a read-only export says so; DF is offered once replies are structured") {
+TEST_CASE_METHOD(
+    Fixture,
+    "checklist 6, 12: a read-only export says so; DF is offered once replies are structured") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -205,7 +212,8 @@ TEST_CASE_METHOD(Fixture, "a read-only export says so; DF is offered once replie
         (kReadOnlyFlags | kSendDf));
 }
 
-TEST_CASE_METHOD(Fixture, "INFO and GO with bad lengths, long or unknown names are refused") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 5: INFO and GO with bad lengths, long or unknown names are refused") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -231,20 +239,24 @@ TEST_CASE_METHOD(Fixture, "INFO and GO with bad lengths, long or unknown names a
   wire.must_ack(Option::kGo);
 }
 
-TEST_CASE("export names of up to 4096 bytes are served") {
+TEST_CASE("checklist 5: export names and descriptions of up to 4096 bytes are served") {
   for (const std::size_t length : {255u, 256u, 4096u}) {
     const std::string name(length, 'n');
     FixedExports exports;
-    exports.add(std::make_shared<MemoryExport>(name, 4096));
+    exports.add(std::make_shared<MemoryExport>(name, 4096, false, name));
     ServedClient served(exports);
     Wire wire(served.client.get());
     wire.greet();
-    wire.option(Option::kGo, Wire::info_data(name, {Info::kName}));
-    CHECK(wire.option_replies(Option::kGo)[1].data.size() == 2 + length);
+    wire.option(Option::kList);
+    CHECK(wire.option_replies(Option::kList)[0].data.size() == 4 + length + length);
+    wire.option(Option::kGo, Wire::info_data(name, {Info::kName, Info::kDescription}));
+    const auto replies = wire.option_replies(Option::kGo);
+    CHECK(replies[1].data.size() == 2 + length);
+    CHECK(replies[2].data.size() == 2 + length);
   }
 }
 
-TEST_CASE_METHOD(Fixture, "contexts need structured replies") {
+TEST_CASE_METHOD(Fixture, "checklist 7: contexts need structured replies") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -254,7 +266,8 @@ TEST_CASE_METHOD(Fixture, "contexts need structured replies") {
   }
 }
 
-TEST_CASE_METHOD(Fixture, "LIST_META_CONTEXT knows a wildcard, SET_META_CONTEXT does not") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 7: LIST_META_CONTEXT knows a wildcard, SET_META_CONTEXT does not") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.greet();
@@ -293,7 +306,8 @@ TEST_CASE_METHOD(Fixture, "LIST_META_CONTEXT knows a wildcard, SET_META_CONTEXT 
   CHECK(wire.option_reply(Option::kSetMetaContext).type == OptionReply::kErrUnknown);
 }
 
-TEST_CASE_METHOD(Fixture, "a SET_META_CONTEXT that fails, or is for another export, leaves none") {
+TEST_CASE_METHOD(
+    Fixture, "checklist 7: a SET_META_CONTEXT that fails, or is for another export, leaves none") {
   using Data = Bytes;
   const std::vector<std::pair<std::vector<Data>, bool>> cases = {
       {{Wire::context_data("disk", {"base:allocation"})}, true},
@@ -321,7 +335,8 @@ TEST_CASE_METHOD(Fixture, "a SET_META_CONTEXT that fails, or is for another expo
   }
 }
 
-TEST_CASE_METHOD(Fixture, "a client may leave at any byte of the handshake") {
+TEST_CASE_METHOD(Fixture,
+                 "CVE-2013-7441, CVE-2017-9524: a client may leave at any byte of the handshake") {
   // Every prefix of a whole dialogue, sent at once: the server ends, soon and in order.
   Bytes dialogue;
   append_u32(dialogue, 3);
@@ -353,7 +368,7 @@ TEST_CASE_METHOD(Fixture, "a client may leave at any byte of the handshake") {
   }
 }
 
-TEST_CASE_METHOD(Fixture, "a client that says nothing is let go when its time is up") {
+TEST_CASE_METHOD(Fixture, "limits: a client that says nothing is let go when its time is up") {
   ConnectionLimits limits;
   limits.handshake = std::chrono::milliseconds(50);
   ServedClient served(exports, limits);
@@ -367,7 +382,7 @@ TEST_CASE_METHOD(Fixture, "a client that says nothing is let go when its time is
   CHECK(outcome.error().message() == "the handshake took too long");
 }
 
-TEST_CASE_METHOD(Fixture, "the time limit ends with the handshake") {
+TEST_CASE_METHOD(Fixture, "limits: the time limit ends with the handshake") {
   ConnectionLimits limits;
   limits.handshake = std::chrono::milliseconds(50);
   ServedClient served(exports, limits);

@@ -45,6 +45,13 @@ Task<Result<void>> MemoryExport::begin_call() {
 }
 
 Task<Result<void>> MemoryExport::read(ByteOffset at, std::span<std::byte> out) {
+  ++reads_;
+  ++reading_;
+  while (held_) {
+    Sleep pause(std::chrono::milliseconds(1));
+    co_await pause;
+  }
+  --reading_;
   auto begun = co_await begin_call();
   if (!begun) co_return begun;
   std::lock_guard guard(lock_);
@@ -146,7 +153,9 @@ Task<Result<std::vector<Extent>>> MemoryExport::extents(ByteOffset at, std::uint
   co_return extents;
 }
 
-Task<Result<void>> MemoryExport::prefetch(ByteOffset, std::uint64_t) {
+Task<Result<void>> MemoryExport::prefetch(ByteOffset, std::uint64_t length) {
+  co_await yield_now();
+  prefetched_ += length;
   co_return co_await begin_call();
 }
 

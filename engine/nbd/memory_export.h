@@ -47,6 +47,13 @@ class MemoryExport final : public Export {
   void set_slow(bool slow) { slow_ = slow; }
   std::uint64_t flushes() const { return flushes_; }
   std::uint64_t fua_writes() const { return fua_writes_; }
+  std::uint64_t reads() const { return reads_; }
+  std::uint64_t prefetched() const { return prefetched_; }
+  /// Reads wait from now on until they are let go.
+  void hold_reads() { held_ = true; }
+  void let_reads_go() { held_ = false; }
+  /// Reads that are in it now.
+  std::size_t reading() const { return reading_; }
 
  private:
   Task<Result<void>> begin_call();
@@ -59,6 +66,10 @@ class MemoryExport final : public Export {
   std::atomic<bool> slow_{false};
   std::atomic<std::uint64_t> flushes_{0};
   std::atomic<std::uint64_t> fua_writes_{0};
+  std::atomic<std::uint64_t> reads_{0};
+  std::atomic<std::uint64_t> prefetched_{0};
+  std::atomic<bool> held_{false};
+  std::atomic<std::size_t> reading_{0};
   std::mutex lock_;  // guards what follows
   std::optional<Error> fault_;
   std::map<std::uint64_t, std::vector<std::byte>> blocks_;  ///< by block number; absent: zero

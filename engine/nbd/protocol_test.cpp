@@ -56,7 +56,7 @@ TEST_CASE("an extended request header is decoded as the protocol document has it
   CHECK(h.length == 0x900000005);
 }
 
-TEST_CASE("an option whose inner lengths do not add up is no option") {
+TEST_CASE("CVE-2022-26496: an option whose inner lengths do not add up is no option") {
   const auto good = bytes({0, 0, 0, 2, 'a', 'b', 0, 1, 0, 3});
   REQUIRE(decode_info_request(good));
   CHECK(decode_info_request(good)->name == "ab");
@@ -78,7 +78,7 @@ TEST_CASE("an option whose inner lengths do not add up is no option") {
   CHECK_FALSE(decode_meta_context_request(bytes({0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})));
 }
 
-TEST_CASE("every error code has a wire error of the protocol's eight") {
+TEST_CASE("checklist 21: every error code has a wire error of the protocol's eight") {
   const std::set<WireError> allowed = {
       WireError::kPerm,    WireError::kIo,       WireError::kNoMem,  WireError::kInval,
       WireError::kNoSpace, WireError::kOverflow, WireError::kNotSup, WireError::kShutdown};
@@ -112,7 +112,9 @@ RequestRules rules_of(std::uint64_t size) {
   return rules;
 }
 
-TEST_CASE("a range that ends beyond the export is refused, also where offset + length wraps") {
+TEST_CASE(
+    "checklist 14: a range that ends beyond the export is refused, also where offset + length "
+    "wraps") {
   const RequestRules rules = rules_of(1u << 20);
   const std::uint64_t wrap = ~std::uint64_t{0} - 4095;
   for (const std::uint64_t offset :
@@ -128,7 +130,8 @@ TEST_CASE("a range that ends beyond the export is refused, also where offset + l
   CHECK(check_request(header(Command::kTrim, 0, 0xffffffff), rules).error == WireError::kInval);
 }
 
-TEST_CASE("FUA is taken on every command, other flags only where they mean something") {
+TEST_CASE(
+    "checklist 13: FUA is taken on every command, other flags only where they mean something") {
   const RequestRules rules = rules_of(1u << 20);
   const Command all[] = {Command::kRead,  Command::kWrite,       Command::kTrim,
                          Command::kCache, Command::kWriteZeroes, Command::kBlockStatus};
@@ -149,7 +152,7 @@ TEST_CASE("FUA is taken on every command, other flags only where they mean somet
   CHECK(check_request(header(Command::kRead, 0, 512, kCmdDf), simple).error == WireError::kInval);
 }
 
-TEST_CASE("payloads of 32 MiB are taken, larger ones end the connection") {
+TEST_CASE("checklist 15: payloads of 32 MiB are taken, larger ones end the connection") {
   const RequestRules rules = rules_of(std::uint64_t{1} << 40);
   CHECK_FALSE(check_request(header(Command::kWrite, 0, kMaxNbdPayload), rules).fatal);
   CHECK(check_request(header(Command::kWrite, 0, kMaxNbdPayload + 1), rules).fatal);
@@ -169,7 +172,7 @@ TEST_CASE("a server without memory refuses everything but the good-bye") {
   CHECK(check_request(header(Command::kDisconnect, 0, 0), rules).disconnect);
 }
 
-TEST_CASE("a server that shuts down refuses everything but the good-bye") {
+TEST_CASE("checklist 21: a server that shuts down refuses everything but the good-bye") {
   RequestRules rules = rules_of(1u << 20);
   rules.draining = true;
   const Verdict write = check_request(header(Command::kWrite, 0, 512), rules);

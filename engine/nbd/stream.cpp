@@ -26,7 +26,13 @@ Task<Result<bool>> ByteStream::fill(std::size_t n) {
   while (end_ - begin_ < n) {
     const std::size_t missing = n - (end_ - begin_);
     const std::size_t most = std::min(kCapacity - end_, std::max(missing, read_ahead_));
-    auto got = co_await recv_some(socket_, std::span(buffer_.get() + end_, most));
+    const std::span room(buffer_.get() + end_, most);
+    Result<std::size_t> got = std::size_t{0};
+    if (tls_) {
+      got = co_await tls_->receive_some(room);
+    } else {
+      got = co_await recv_some(socket_, room);
+    }
     if (!got) co_return got.error();
     if (*got == 0) co_return false;
     end_ += *got;
@@ -42,7 +48,12 @@ Task<Result<bool>> ByteStream::read_into(std::span<std::byte> out) {
   }
   std::size_t done = have;
   while (done < out.size()) {
-    auto got = co_await recv_some(socket_, out.subspan(done));
+    Result<std::size_t> got = std::size_t{0};
+    if (tls_) {
+      got = co_await tls_->receive_some(out.subspan(done));
+    } else {
+      got = co_await recv_some(socket_, out.subspan(done));
+    }
     if (!got) co_return got.error();
     if (*got == 0) co_return false;
     done += *got;
@@ -61,6 +72,26 @@ Task<Result<bool>> ByteStream::skip(std::uint64_t n) {
     n -= step;
   }
   co_return true;
+}
+
+Task<Result<void>> ByteStream::send(std::span<const std::byte> bytes) {
+  if (!tls_) co_return co_await send_all(socket_, bytes);
+  while (!bytes.empty()) {
+    iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    const std::span<const iovec> parts(&part, 1);
+    auto sent = co_await tls_->send_some(parts);
+    if (!sent) co_return sent.error();
+    bytes = bytes.subspan(*sent);
+  }
+  co_return Result<void>();
+}
+
+Task<Result<void>> ByteStream::start_tls(std::shared_ptr<const TlsCredentials> credentials) {
+  assert(begin_ == end_ && !tls_);
+  auto session = std::make_unique<TlsSession>(socket_, std::move(credentials));
+  auto done = co_await session->handshake();
+  if (done) tls_ = std::move(session);
+  co_return done;
 }
 
 }  // namespace snap::nbd

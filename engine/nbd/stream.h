@@ -1,4 +1,5 @@
-// ByteStream: a connected socket with a receive buffer, for the handshake and for requests.
+// ByteStream: a connected socket with a receive buffer, for the handshake and for requests; in
+// plaintext, or from start_tls() on under TLS.
 //
 // One task reads and one task sends at a time, on the loop where the stream lives.
 #pragma once
@@ -9,6 +10,7 @@
 #include <span>
 
 #include "engine/io/socket.h"
+#include "engine/nbd/tls_session.h"
 #include "snap/result.h"
 #include "snap/task.h"
 
@@ -38,8 +40,19 @@ class ByteStream {
   /// that these are received in place and not copied out of the buffer.
   void set_read_ahead(std::size_t bytes) noexcept { read_ahead_ = bytes; }
 
-  /// To send on.
+  /// All of `bytes`.
+  Task<Result<void>> send(std::span<const std::byte> bytes);
+  /// For the data path, which sends on the socket itself while there is no TLS.
   const Socket& socket() const noexcept { return socket_; }
+  TlsSession* tls() const noexcept { return tls_.get(); }
+
+  /// Does the server's part of a TLS handshake; everything is encrypted from then on. Nothing may
+  /// be buffered: it would be plaintext that passes for encrypted.
+  Task<Result<void>> start_tls(std::shared_ptr<const TlsCredentials> credentials);
+  /// The last word under TLS, if it can be said without waiting.
+  void say_goodbye() noexcept {
+    if (tls_) tls_->close();
+  }
 
   /// No more is received than what has arrived; a pending receive ends.
   void stop_reading() noexcept { socket_.shutdown(SHUT_RD); }
@@ -48,6 +61,7 @@ class ByteStream {
 
  private:
   Socket socket_;
+  std::unique_ptr<TlsSession> tls_;
   std::unique_ptr<std::byte[]> buffer_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;

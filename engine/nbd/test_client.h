@@ -39,7 +39,7 @@ class ServedClient {
  public:
   explicit ServedClient(ExportTable& exports, ConnectionLimits limits = {},
                         LoopOptions::Kind kind = LoopOptions::Kind::kAuto,
-                        int socket_type = SOCK_STREAM) {
+                        int socket_type = SOCK_STREAM, TlsPolicy tls = {}) {
     int fds[2];
     if (::socketpair(AF_UNIX, socket_type | SOCK_CLOEXEC, 0, fds) != 0)
       throw std::runtime_error("socketpair");
@@ -49,8 +49,8 @@ class ServedClient {
     ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     ::setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     loop_ = std::move(*make_event_loop({.kind = kind}));
-    thread_ = std::thread([this, &exports, limits, fd = fds[1]] {
-      Connection connection(Socket(UniqueFd(fd), "client"), exports, limits);
+    thread_ = std::thread([this, &exports, limits, tls, fd = fds[1]] {
+      Connection connection(Socket(UniqueFd(fd), "client"), exports, limits, tls);
       connection_ = &connection;
       outcome_.set_value(loop_->run(connection.run()));
     });
@@ -101,10 +101,11 @@ class ServedClient {
 class Wire {
  public:
   explicit Wire(int fd) : fd_(fd) {}
+  virtual ~Wire() = default;
 
   void send(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ssize_t n = put(bytes);
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) throw std::runtime_error("send: " + std::string(std::strerror(errno)));
       bytes = bytes.subspan(static_cast<std::size_t>(n));
@@ -113,7 +114,7 @@ class Wire {
   Bytes receive(std::size_t n) {
     Bytes out(n);
     for (std::size_t done = 0; done < n;) {
-      const ssize_t got = ::recv(fd_, out.data() + done, n - done, 0);
+      const ssize_t got = take(std::span(out).subspan(done));
       // A socket with a time limit is interrupted where another would go on waiting.
       if (got < 0 && errno == EINTR) continue;
       if (got == 0) throw std::runtime_error("the server closed");
@@ -127,7 +128,7 @@ class Wire {
     std::byte b;
     ssize_t got;
     do {
-      got = ::recv(fd_, &b, 1, 0);
+      got = take(std::span(&b, 1));
     } while (got < 0 && errno == EINTR);
     return got == 0 || (got < 0 && errno != EAGAIN);
   }
@@ -290,6 +291,13 @@ class Wire {
       c.error = static_cast<WireError>(load_be<std::uint32_t>(c.body.data()));
     return c;
   }
+
+ protected:
+  // As send(2) and recv(2).
+  virtual ssize_t put(std::span<const std::byte> bytes) {
+    return ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+  virtual ssize_t take(std::span<std::byte> out) { return ::recv(fd_, out.data(), out.size(), 0); }
 
  private:
   int fd_;

@@ -66,7 +66,7 @@ TEST_CASE_METHOD(Fixture, "what is written is read back, with simple and with st
   }
 }
 
-TEST_CASE_METHOD(Fixture, "holes are told as holes, and DF brings one chunk") {
+TEST_CASE_METHOD(Fixture, "checklist 17: holes are told as holes, and DF brings one chunk") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");
@@ -85,7 +85,7 @@ TEST_CASE_METHOD(Fixture, "holes are told as holes, and DF brings one chunk") {
   CHECK(read_all(wire, 300000, 4096).hole_bytes() == 4096);
 }
 
-TEST_CASE_METHOD(Fixture, "requests of no bytes succeed") {
+TEST_CASE_METHOD(Fixture, "checklist 15: requests of no bytes succeed") {
   for (const bool structured : {false, true}) {
     ServedClient served(exports);
     Wire wire(served.client.get());
@@ -102,7 +102,8 @@ TEST_CASE_METHOD(Fixture, "requests of no bytes succeed") {
   }
 }
 
-TEST_CASE_METHOD(Fixture, "refused requests get their error, and the connection lives on") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 13: refused requests get their error, and the connection lives on") {
   const bool structured = GENERATE(false, true);
   ServedClient served(exports);
   Wire wire(served.client.get());
@@ -142,7 +143,8 @@ TEST_CASE_METHOD(Fixture, "refused requests get their error, and the connection 
   CHECK(wire.chunk().cookie == 7);
 }
 
-TEST_CASE_METHOD(Fixture, "a read-only export takes no change, and its payloads are consumed") {
+TEST_CASE_METHOD(
+    Fixture, "checklist 16: a read-only export takes no change, and its payloads are consumed") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("image");
@@ -157,7 +159,8 @@ TEST_CASE_METHOD(Fixture, "a read-only export takes no change, and its payloads 
   CHECK(read_all(wire, 0, 4096).data() == Bytes(4096));
 }
 
-TEST_CASE_METHOD(Fixture, "what breaks the stream ends the connection, with a reason") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 11: what breaks the stream ends the connection, with a reason") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");
@@ -196,8 +199,9 @@ TEST_CASE_METHOD(Fixture, "a client that hangs up inside a request is reported, 
   }
 }
 
-TEST_CASE_METHOD(Fixture,
-                 "replies to what was in flight come before the end: DISC and half-close") {
+TEST_CASE_METHOD(
+    Fixture,
+    "checklist 21: replies to what was in flight come before the end: DISC and half-close") {
   const bool disc = GENERATE(true, false);
   disk->set_slow(true);
   ServedClient served(exports);
@@ -218,7 +222,8 @@ TEST_CASE_METHOD(Fixture,
   CHECK(served.outcome());
 }
 
-TEST_CASE_METHOD(Fixture, "FUA and FLUSH reach the export, and flags of WRITE_ZEROES hold") {
+TEST_CASE_METHOD(
+    Fixture, "checklist 19, 20: FUA and FLUSH reach the export, and flags of WRITE_ZEROES hold") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");
@@ -240,7 +245,7 @@ TEST_CASE_METHOD(Fixture, "FUA and FLUSH reach the export, and flags of WRITE_ZE
   CHECK(read_all(wire, 0, 4096).data() == Bytes(4096));
 }
 
-TEST_CASE_METHOD(Fixture, "errors of the export become errors of the protocol") {
+TEST_CASE_METHOD(Fixture, "checklist 17: errors of the export become errors of the protocol") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");
@@ -279,7 +284,8 @@ std::vector<Status> block_status(Wire& wire, std::uint64_t offset, std::uint32_t
   return out;
 }
 
-TEST_CASE_METHOD(Fixture, "BLOCK_STATUS tells data and holes, and one extent if asked for one") {
+TEST_CASE_METHOD(
+    Fixture, "checklist 18: BLOCK_STATUS tells data and holes, and one extent if asked for one") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");
@@ -314,7 +320,8 @@ TEST_CASE_METHOD(Fixture, "a client that does not read stops only itself, in bou
   (void)stuck.outcome();
 }
 
-TEST_CASE_METHOD(Fixture, "clients that take all memory and never read leave others their share") {
+TEST_CASE_METHOD(Fixture,
+                 "limits: clients that take all memory and never read leave others their share") {
   // Two clients that do not read hold the whole budget; a third is served within its share, its
   // larger request waits and then gets ENOMEM, payload and all; when they go there is room again.
   MemoryBudget budget(2u << 20);
@@ -351,7 +358,7 @@ TEST_CASE_METHOD(Fixture, "clients that take all memory and never read leave oth
   CHECK(wire.receive(large) == pattern(large, 9));
 }
 
-TEST_CASE("a request that gets no memory gets ENOMEM, and its payload is consumed") {
+TEST_CASE("limits: a request that gets no memory gets ENOMEM, and its payload is consumed") {
   FixedExports big;
   big.add(std::make_shared<MemoryExport>("disk", 8u << 20));
   MemoryBudget budget(64u << 10);
@@ -375,7 +382,7 @@ TEST_CASE("a request that gets no memory gets ENOMEM, and its payload is consume
   CHECK(wire.chunk().error == WireError::kNone);
 }
 
-TEST_CASE("an account asks its budget only for what goes beyond its share") {
+TEST_CASE("limits: an account asks its budget only for what goes beyond its share") {
   MemoryBudget budget(100);
   {
     MemoryAccount a(&budget, 50);
@@ -394,7 +401,8 @@ TEST_CASE("an account asks its budget only for what goes beyond its share") {
   CHECK_FALSE(budget.claim(1));
 }
 
-TEST_CASE_METHOD(Fixture, "many requests in one send are all answered, in flight up to the limit") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 11: many requests in one send are all answered, in any order") {
   const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
   ConnectionLimits limits;
   limits.requests = 16;
@@ -417,6 +425,59 @@ TEST_CASE_METHOD(Fixture, "many requests in one send are all answered, in flight
   wire.request(Command::kRead, 1, 0, 300000);
   CHECK(wire.chunk().error == WireError::kNone);
   CHECK(wire.receive(300000) == Bytes(300000));
+}
+
+TEST_CASE_METHOD(Fixture, "what a client had queued when it hung up is not read any more") {
+  ConnectionLimits limits;
+  limits.requests = 8;
+  ServedClient served(exports, limits);
+  Wire wire(served.client.get());
+  wire.enter("disk", false);
+  Bytes batch;
+  for (std::uint64_t i = 0; i < 4000; ++i) {
+    const Bytes one = Wire::request_bytes(0, 0, i, 0, kSize);
+    batch.insert(batch.end(), one.begin(), one.end());
+  }
+  wire.send(batch);
+  wire.receive(1);
+  served.client.reset();
+  (void)served.outcome().has_value();
+  CHECK(disk->reads() < 100);
+}
+
+TEST_CASE_METHOD(Fixture, "limits: requests and payload in flight reach their limits exactly") {
+  ConnectionLimits limits;
+  std::uint32_t size = 0;
+  std::size_t most = 0;
+  SECTION("requests") {
+    limits.requests = most = 16;
+    size = 1;
+  }
+  SECTION("bytes") {
+    limits.bytes = 80u << 10;
+    size = 8u << 10;
+    most = 10;
+  }
+  SECTION("bytes, less one") {
+    limits.bytes = (80u << 10) - 1;
+    size = 8u << 10;
+    most = 9;
+  }
+  disk->hold_reads();
+  ServedClient served(exports, limits);
+  Wire wire(served.client.get());
+  wire.enter("disk", false);
+  for (std::uint64_t i = 0; i < 20; ++i)
+    wire.request(Command::kRead, i, 0, size);
+  while (disk->reading() < most)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // for one more, were it let in
+  CHECK(disk->reading() == most);
+  disk->let_reads_go();
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    CHECK(wire.chunk().error == WireError::kNone);
+    wire.receive(size);
+  }
 }
 
 /// What one send of the server brought, on a socket of records.
@@ -469,7 +530,8 @@ TEST_CASE_METHOD(Fixture, "the replies of requests that arrive together leave in
   }
 }
 
-TEST_CASE_METHOD(Fixture, "a drain answers what has arrived with ESHUTDOWN, then closes") {
+TEST_CASE_METHOD(Fixture,
+                 "checklist 21: a drain answers what has arrived with ESHUTDOWN, then closes") {
   ServedClient served(exports);
   Wire wire(served.client.get());
   wire.enter("disk");

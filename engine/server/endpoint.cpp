@@ -134,18 +134,21 @@ Task<Result<Listener>> listen_on(UnixEndpoint endpoint) {
 Task<Result<Listener>> listen_on(TcpEndpoint endpoint) {
   auto safe = co_await offload([&] { return only_loopback(endpoint); });
   if (!safe) co_return safe.error();
-  if (!*safe && !endpoint.insecure) {
+  if (!*safe && !endpoint.tls && !endpoint.insecure) {
     co_return Error(ErrorCode::kPermission,
                     "TCP address " + endpoint.host + ":" + endpoint.port +
                         " can be reached from other machines, and without TLS anyone there could "
-                        "read and write; use a loopback address, or allow it explicitly");
+                        "read and write; require TLS (--tls-certificates, --tls-psk), use a "
+                        "loopback address, or allow it with --insecure");
   }
   co_return co_await Listener::listen_tcp(endpoint.host, endpoint.port);
 }
 
-std::string nbd_uri(const Listener& listener, std::string_view name) {
-  if (listener.port() != 0) return "nbd://" + listener.address() + "/" + percent_encoded(name);
-  return "nbd+unix:///" + percent_encoded(name) + "?socket=" + percent_encoded(listener.address());
+std::string nbd_uri(const Listener& listener, std::string_view name, bool tls) {
+  const std::string scheme = tls ? "nbds" : "nbd";
+  const std::string path = "/" + percent_encoded(name);
+  if (listener.port() != 0) return scheme + "://" + listener.address() + path;
+  return scheme + "+unix://" + path + "?socket=" + percent_encoded(listener.address());
 }
 
 Task<Result<std::string>> runtime_dir() {

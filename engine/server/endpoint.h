@@ -19,7 +19,9 @@ struct UnixEndpoint {
 struct TcpEndpoint {
   std::string host = "127.0.0.1";
   std::string port = "10809";  ///< "0": any that is free
-  /// Take an address that other machines reach, although there is no TLS.
+  /// Clients can do nothing without TLS.
+  bool tls = false;
+  /// Take an address that other machines reach, although clients need no TLS.
   bool insecure = false;
 };
 
@@ -28,12 +30,12 @@ Result<TcpEndpoint> parse_tcp_endpoint(std::string_view text);
 
 /// Busy if another process serves there; NotFound for an unknown group.
 Task<Result<Listener>> listen_on(UnixEndpoint endpoint);
-/// Permission for an address that is not loopback, without `insecure`.
+/// Permission for an address that is not loopback, without `tls` or `insecure`.
 Task<Result<Listener>> listen_on(TcpEndpoint endpoint);
 
 /// How a client names the export called `name` of `listener`: "nbd+unix:///NAME?socket=PATH" or
-/// "nbd://HOST:PORT/NAME".
-std::string nbd_uri(const Listener& listener, std::string_view name);
+/// "nbd://HOST:PORT/NAME"; "nbds" in place of "nbd" with TLS.
+std::string nbd_uri(const Listener& listener, std::string_view name, bool tls = false);
 
 /// The directory for sockets: /run/snapctl for root, else $XDG_RUNTIME_DIR/snapctl, else
 /// /tmp/snapctl-<uid>. Made with mode 0700; Permission if it is someone else's.

@@ -97,7 +97,7 @@ std::size_t open_descriptors() {
   return count;
 }
 
-TEST_CASE("connections on several workers see one device") {
+TEST_CASE("checklist 19: connections on several workers see one device") {
   Server::Options options;
   options.workers.threads = 3;
   RunningServer server(options);
@@ -118,7 +118,7 @@ TEST_CASE("connections on several workers see one device") {
   }
 }
 
-TEST_CASE("connecting and leaving 2,000 times loses no descriptor") {
+TEST_CASE("limits: connecting and leaving 2,000 times loses no descriptor") {
   RunningServer server;
   { Wire(server.connect().get()).receive(nbd::kGreetingBytes); }
   const std::size_t before = open_descriptors();
@@ -133,7 +133,9 @@ TEST_CASE("connecting and leaving 2,000 times loses no descriptor") {
   CHECK(open_descriptors() <= before);
 }
 
-TEST_CASE("a connection beyond the limit is closed, and a place that becomes free is given again") {
+TEST_CASE(
+    "limits: a connection beyond the limit is closed, and a place that becomes free is given "
+    "again") {
   Server::Options options;
   options.workers.max_connections = 2;
   RunningServer server(options);

@@ -95,8 +95,9 @@ Task<Result<void>> VolumeServer::Impl::run(std::function<void(const Ready&)> rea
     EventLoop::current()->spawn(serve_control());
     EventLoop::current()->spawn(stop_on_signals());
     Ready how;
+    const bool has_tls = options_.tls.mode != nbd::TlsPolicy::Mode::kOff;
     for (const Served::View& view : served_.views)
-      how.uris.push_back(nbd_uri(server_->listeners().front(), view.name));
+      how.uris.push_back(nbd_uri(server_->listeners().front(), view.name, has_tls));
     how.control_socket = control_->path();
     ready(how);
     co_await server_->run();
@@ -192,6 +193,7 @@ Task<Result<void>> VolumeServer::Impl::start_servers() {
   if (!listeners) co_return listeners.error();
   Server::Options options;
   options.workers.threads = options_.threads;
+  options.workers.tls = options_.tls;
   auto server = Server::start(exports_, std::move(*listeners), options);
   if (!server) co_return server.error();
   server_ = std::move(*server);

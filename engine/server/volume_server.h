@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/nbd/tls_credentials.h"
 #include "engine/server/endpoint.h"
 #include "snap/result.h"
 #include "snap/store.h"
@@ -34,6 +35,7 @@ class VolumeServer {
     /// Where to listen. Nothing at all: a unix socket in the runtime directory.
     std::optional<UnixEndpoint> socket;
     std::optional<TcpEndpoint> tcp;
+    nbd::TlsPolicy tls;
     std::vector<Listener> inherited;  ///< of inherited_listeners(), which main() calls early
     std::size_t threads = 0;          ///< 0: one a core, at most 4
   };

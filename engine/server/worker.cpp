@@ -100,7 +100,7 @@ Task<void> Worker::serve() {
 Task<void> Worker::serve_connection(Socket socket) {
   set_no_delay(socket.fd());
   {
-    nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits);
+    nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits, shared_.tls);
     connections_.insert(&connection);
     auto ended = co_await connection.run();
     connections_.erase(&connection);
@@ -126,6 +126,7 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
   std::unique_ptr<WorkerPool> pool(new WorkerPool(options));
   pool->shared_.exports = &exports;
   pool->shared_.limits = options.limits;
+  pool->shared_.tls = options.tls;
   if (pool->shared_.limits.budget == nullptr) pool->shared_.limits.budget = &pool->shared_.memory;
   for (std::size_t i = 0; i < threads; ++i) {
     auto worker = Worker::start(pool->shared_, options.loop);

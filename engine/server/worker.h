@@ -27,6 +27,7 @@ struct WorkerShared {
   nbd::ExportTable* exports = nullptr;
   nbd::MemoryBudget memory;
   nbd::ConnectionLimits limits;
+  nbd::TlsPolicy tls;
   std::atomic<std::size_t> connections{0};
   WaitGroup running;  ///< workers whose thread has not ended
   RateLimit complaints{20, 1};
@@ -78,6 +79,7 @@ class WorkerPool {
     std::size_t max_connections = kMaxConnections;
     LoopOptions loop;
     nbd::ConnectionLimits limits;
+    nbd::TlsPolicy tls;
   };
   static constexpr std::size_t kDefaultThreads = 4;
   static constexpr std::size_t kMaxThreads = 64;

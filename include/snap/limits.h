@@ -60,6 +60,14 @@ inline constexpr std::chrono::seconds kDrainTimeout{25};
 // Memory of a server
 inline constexpr std::size_t kMemoryReserve = 16u << 20;  ///< engine/base/memory_reserve.h
 
+// TLS
+inline constexpr std::size_t kMaxTlsFile = 1u << 20;  ///< a file of certificates or keys
+inline constexpr std::size_t kMaxPskName = 128;       ///< of a client
+inline constexpr std::size_t kMinPskKey = 16;         ///< bytes: 128 bits
+inline constexpr std::size_t kMaxPskKey = 512;
+inline constexpr std::size_t kTlsSendBytes = 64u << 10;     ///< encrypted at once, a connection
+inline constexpr std::size_t kTlsReceiveBytes = 64u << 10;  ///< received and not decrypted yet
+
 // Control socket
 inline constexpr std::size_t kMaxControlMessage = 1u << 20;
 

@@ -32,11 +32,17 @@ def disk(tmp_path):
 
 
 @pytest.fixture
-def uri(disk, tmp_path, monkeypatch):
+def volume(disk, tmp_path, monkeypatch):
+    """The volume vol of it, in the store that the environment names."""
     monkeypatch.setenv("SNAPCTL_STORE", str(tmp_path / "store"))
     sh(SNAPCTL, "import", disk, "base:1")
     sh(SNAPCTL, "create", "vol", "--from", "base:1")
-    server = subprocess.Popen([SNAPCTL, "export", "vol", "--socket", str(tmp_path / "s")],
+    return "vol"
+
+
+@pytest.fixture
+def uri(volume, tmp_path):
+    server = subprocess.Popen([SNAPCTL, "export", volume, "--socket", str(tmp_path / "s")],
                               stdout=subprocess.PIPE, text=True)
     yield server.stdout.readline().strip()
     server.terminate()

@@ -1,10 +1,15 @@
-"""Other programs' NBD clients against an exported volume. Packages: libnbd-bin, qemu-utils, fio."""
+"""Other programs' NBD clients against an exported volume. Packages: libnbd-bin, python3-libnbd, qemu-utils,
+fio, strace."""
 
 import json
+import os
 import subprocess
 import time
 
-from conftest import MIB, sh
+import nbd
+import pytest
+
+from conftest import MIB, SNAPCTL, sh
 
 
 def nbdsh(uri, script):
@@ -112,3 +117,47 @@ def test_nbdkit_stands_between_client_and_server_as_a_proxy(uri, disk, tmp_path)
 
 def test_nbd_client_lists_the_exports(uri, tmp_path):
     assert "vol" in sh("nbd-client", "-l", "-unix", tmp_path / "s").split()
+
+
+def test_checklist_12_cache_reads_ahead(uri, tmp_path):
+    """What a layer's file has in the page cache, before and after (fincore of util-linux)."""
+    layer = max((tmp_path / "store/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+
+    def resident():
+        return int(sh("fincore", "--bytes", "--noheadings", "--output", "RES", layer))
+
+    with open(layer, "rb") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert resident() < 4 * MIB
+    h = nbd.NBD()
+    h.connect_uri(uri)
+    h.cache(16 * MIB, 0)
+    h.shutdown()
+    assert resident() >= 16 * MIB
+
+
+def test_checklist_20_fast_zero_is_fast_or_changes_nothing(uri):
+    h = nbd.NBD()
+    h.connect_uri(uri)
+    before = h.pread(16 * MIB, 0)
+    h.zero(8 * MIB, 4 * MIB, nbd.CMD_FLAG_FAST_ZERO)
+    assert h.pread(16 * MIB, 0) == before[:4 * MIB] + bytes(8 * MIB) + before[12 * MIB:]
+    with pytest.raises(nbd.Error, match="not supported"):  # parts of blocks have to be written
+        h.zero(1000, 100, nbd.CMD_FLAG_FAST_ZERO)
+    assert h.pread(4096, 0) == before[:4096]
+    h.shutdown()
+
+
+def test_checklist_21_replies_over_tcp_are_not_held_back(volume, tmp_path):
+    """TCP_NODELAY, which only the server's own calls show."""
+    trace = tmp_path / "trace"
+    server = subprocess.Popen(["strace", "-D", "-f", "-qq", "-e", "trace=setsockopt", "-o", trace, SNAPCTL, "export", volume,
+                               "--tcp", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+    sh("nbdinfo", "--size", server.stdout.readline().strip())
+    server.terminate()
+    assert server.wait(timeout=30) == 0
+    until = time.monotonic() + 20
+    while "TCP_NODELAY, [1], 4) = 0" not in trace.read_text():  # the tracer may end a little later
+        assert time.monotonic() < until, trace.read_text()
+        time.sleep(0.05)

@@ -25,12 +25,12 @@ def extents(uri, context):
     return [(e["offset"], e["length"], e["type"]) for e in shown]
 
 
-def test_nbdinfo_lists_every_context(uri):
+def test_checklist_10_nbdinfo_lists_every_context(uri):
     shown = json.loads(sh("nbdinfo", "--json", "--list", uri))["exports"][0]
     assert set(shown["contexts"]) == {"base:allocation", DEPTH, DELTA}
 
 
-def test_nbdinfo_maps_the_depth_of_each_extent(uri):
+def test_checklist_10_nbdinfo_maps_the_depth_of_each_extent(uri):
     written(uri)
     assert extents(uri, DEPTH) == [
         (0, MIB, 2), (MIB, 4096, 1), (MIB + 4096, MIB - 4096, 2), (2 * MIB, 65536, 1),
@@ -38,14 +38,14 @@ def test_nbdinfo_maps_the_depth_of_each_extent(uri):
         (20 * MIB + 4096, 28 * MIB - 4096, 0), (48 * MIB, 16 * MIB, 2)]
 
 
-def test_nbdinfo_maps_what_changed_since_the_image(uri):
+def test_checklist_10_nbdinfo_maps_what_changed_since_the_image(uri):
     assert extents(uri, DELTA) == [(0, 64 * MIB, 0)]
     written(uri)
     changed = [(offset, length) for offset, length, flags in extents(uri, DELTA) if flags == 1]
     assert changed == [(MIB, 4096), (2 * MIB, 65536), (20 * MIB, 4096)]
 
 
-def test_qemu_img_maps_data_and_holes(uri):
+def test_checklist_10_qemu_img_maps_data_and_holes(uri):
     written(uri)
     shown = json.loads(sh("qemu-img", "map", "--output=json", "-f", "raw", uri))
     data = [(e["start"], e["length"]) for e in shown if e["data"]]
@@ -53,7 +53,7 @@ def test_qemu_img_maps_data_and_holes(uri):
                     (48 * MIB, 16 * MIB)]
 
 
-def test_qemu_img_maps_the_delta_as_a_dirty_bitmap(uri):
+def test_checklist_10_qemu_img_maps_the_delta_as_a_dirty_bitmap(uri):
     """qemu shows the bits of a context that it is given as its data flag, inverted."""
     written(uri)
     socket = uri.split("socket=")[1]
@@ -63,7 +63,7 @@ def test_qemu_img_maps_the_delta_as_a_dirty_bitmap(uri):
         (MIB, 4096), (2 * MIB, 65536), (20 * MIB, 4096)]
 
 
-def test_an_answered_write_is_told_while_others_write(uri):
+def test_checklist_10_an_answered_write_is_told_while_others_write(uri):
     """Each block's status is asked for right after its write was answered, while another connection
     writes without end; and a block that no one has written stays unchanged."""
     done = threading.Event()

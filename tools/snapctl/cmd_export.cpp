@@ -23,6 +23,7 @@
 #include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
+#include "tools/snapctl/tls_options.h"
 
 namespace snap::cli {
 
@@ -37,6 +38,7 @@ struct ExportCommand {
   bool read_only = false;
   bool detach = false;
   std::size_t threads = 0;
+  TlsOptions tls;
   std::shared_ptr<server::Readiness> background;  ///< of the detached process
 };
 
@@ -118,6 +120,7 @@ Result<server::VolumeServer::Options> server_options(const ExportCommand& comman
     auto endpoint = server::parse_tcp_endpoint(command.tcp);
     if (!endpoint) return endpoint.error();
     options.tcp = *endpoint;
+    options.tcp->insecure = command.tls.insecure;
   }
   return options;
 }
@@ -140,6 +143,10 @@ Task<Result<int>> serve(Context& context, ExportCommand command) {
   if (!options) co_return options.error();
   auto items = co_await find_items(context, command);
   if (!items) co_return items.error();
+  auto tls = co_await load_tls(command.tls);
+  if (!tls) co_return tls.error();
+  if (options->tcp) options->tcp->tls = tls->mode == nbd::TlsPolicy::Mode::kRequired;
+  options->tls = std::move(*tls);
   options->store = context.store_path();
   options->items = *items;
   server::VolumeServer server(std::move(*options));
@@ -216,9 +223,10 @@ void add_export_commands(CLI::App& app, Context& context) {
                      ->type_name("PATH");
   serve->add_option("--socket-mode", command->socket_mode, "Its mode; else 600")->type_name("MODE");
   serve->add_option("--socket-group", command->socket_group, "Its group")->type_name("GROUP");
-  serve->add_option("--tcp", command->tcp, "Listen on this loopback address")
+  serve->add_option("--tcp", command->tcp, "Listen on this address; beyond loopback with TLS")
       ->type_name("HOST:PORT")
       ->excludes(socket);
+  add_tls_options(*serve, command->tls);
   serve->add_flag("--read-only", command->read_only, "Refuse writes");
   serve->add_flag("--detach", command->detach, "Return once clients can connect, and serve on");
   serve->add_option("--threads", command->threads, "Worker threads; else one a core, at most 4")
@@ -229,12 +237,16 @@ void add_export_commands(CLI::App& app, Context& context) {
   serve->footer(
       "Stops on SIGTERM or SIGINT, after what is in flight is answered and all is durable.\n"
       "Images and snapshots are served read-only. --detach logs nowhere without --log.\n"
+      "With TLS clients need a certificate signed by ca-cert.pem, or a name and key of the file.\n"
       "Examples:\n"
       "  " SNAPCTL_PROGRAM_NAME
       " export web\n"
       "  " SNAPCTL_PROGRAM_NAME
       " export web base:1 --socket /run/web.sock --detach\n"
-      "  " SNAPCTL_PROGRAM_NAME " export web --tcp 127.0.0.1:10809 --read-only");
+      "  " SNAPCTL_PROGRAM_NAME
+      " export web --tcp 127.0.0.1:10809 --read-only\n"
+      "  " SNAPCTL_PROGRAM_NAME
+      " export web --tcp 0.0.0.0:10809 --tls-certificates /etc/pki/snapctl");
   serve->callback([&context, command] {
     context.set_preparation([command](Context& c) { return prepare(c, *command); });
     context.set_action([command](Context& c) { return run_export(c, *command); });
