@@ -1,0 +1,157 @@
+// See serving_options.h.
+#include "tools/snapctl/serving_options.h"
+
+#include <signal.h>
+#include <sys/un.h>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <variant>
+
+#include "engine/server/log.h"
+#include "engine/server/signals.h"
+#include "tools/snapctl/context.h"
+#include "tools/snapctl/exit_code.h"
+
+namespace snap::cli {
+
+namespace {
+
+/// What fits into a sockaddr_un, without the zero at its end.
+constexpr std::size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
+
+/// "600" and the like, octal.
+Result<unsigned> parse_mode(const std::string& text) {
+  char* end = nullptr;
+  unsigned long mode = std::strtoul(text.c_str(), &end, 8);
+  if (text.empty() || *end != '\0' || mode > 0777) {
+    return Error(ErrorCode::kInvalidArgument,
+                 fmt::format("--socket-mode takes an octal mode such as 660, not '{}'", text));
+  }
+  return static_cast<unsigned>(mode);
+}
+
+Result<server::UnixEndpoint> unix_endpoint(const ServingOptions& options) {
+  if (options.socket.size() > kMaxSocketPath) {
+    return Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: clients can reach a unix socket by a path of at most {} "
+                    "bytes, and --socket {} has {}; choose a shorter one",
+                    options.command, kMaxSocketPath, options.socket, options.socket.size()));
+  }
+  server::UnixEndpoint endpoint;
+  endpoint.path = options.socket;
+  endpoint.group = options.socket_group;
+  if (!options.socket_mode.empty()) {
+    auto mode = parse_mode(options.socket_mode);
+    if (!mode) return mode.error();
+    endpoint.mode = *mode;
+  }
+  return endpoint;
+}
+
+int refuse(Context& context, const Error& error) {
+  context.report(error);
+  return exit_code_of(error.code());
+}
+
+/// The exit code of the process that was started; none in the background process.
+std::optional<int> go_to_background(Context& context, ServingOptions& options) {
+  const char* from_environment = std::getenv("SNAPCTL_LOG");
+  std::string log = options.log;
+  if (log.empty()) log = from_environment == nullptr ? "/dev/null" : from_environment;
+  auto detached = server::detach(log);
+  if (!detached) return refuse(context, detached.error());
+  if (auto* text = std::get_if<std::string>(&*detached)) {
+    context.print(*text);
+    auto flushed = context.finish_output();
+    return flushed ? kExitOk : exit_code_of(flushed.error().code());
+  }
+  options.background =
+      std::make_shared<server::Readiness>(std::move(std::get<server::Readiness>(*detached)));
+  return std::nullopt;
+}
+
+}  // namespace
+
+void add_serving_options(CLI::App& app, ServingOptions& options) {
+  auto* socket = app.add_option("--socket", options.socket,
+                                "Listen on this unix socket; else on one of our own")
+                     ->type_name("PATH");
+  app.add_option("--socket-mode", options.socket_mode, "Its mode; else 600")->type_name("MODE");
+  app.add_option("--socket-group", options.socket_group, "Its group")->type_name("GROUP");
+  app.add_option("--tcp", options.tcp, "Listen on this loopback address")
+      ->type_name("HOST:PORT")
+      ->excludes(socket);
+  app.add_flag("--read-only", options.read_only, "Refuse writes");
+  app.add_flag("--detach", options.detach, "Return once clients can connect, and serve on");
+  app.add_option("--threads", options.threads, "Worker threads; else one a core, at most 4")
+      ->check(CLI::Range(1, 64))
+      ->type_name("N");
+  app.add_option("--log", options.log, "Log to this file; else to standard error")
+      ->type_name("FILE");
+}
+
+std::optional<int> prepare_serving(Context& context, ServingOptions& options) {
+  if (options.detach) {
+    auto ended = go_to_background(context, options);
+    if (ended) return ended;
+    signal(SIGHUP, SIG_IGN);
+  } else {
+    signal(SIGHUP, SIG_DFL);
+    if (!options.log.empty()) {
+      auto logged = server::log_to_file(options.log);
+      if (!logged) return refuse(context, logged.error());
+    }
+  }
+  auto blocked = server::block_stop_signals();
+  if (!blocked) return refuse(context, blocked.error());
+  return std::nullopt;
+}
+
+Result<server::VolumeServer::Options> server_options(const ServingOptions& options) {
+  server::VolumeServer::Options out;
+  out.read_only = options.read_only;
+  out.threads = options.threads;
+  if (!options.socket.empty()) {
+    auto endpoint = unix_endpoint(options);
+    if (!endpoint) return endpoint.error();
+    out.socket = std::move(*endpoint);
+  } else if (!options.socket_mode.empty() || !options.socket_group.empty()) {
+    return Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: --socket-mode and --socket-group go with --socket PATH", options.command));
+  }
+  if (!options.tcp.empty()) {
+    auto endpoint = server::parse_tcp_endpoint(options.tcp);
+    if (!endpoint) return endpoint.error();
+    out.tcp = *endpoint;
+  }
+  return out;
+}
+
+Task<Result<int>> run_server(Context& context, ServingOptions options,
+                             server::VolumeServer::Options server_settings, ReadyText ready_text) {
+  server::VolumeServer server(std::move(server_settings));
+  auto on_ready = [&context, &options, &ready_text](const server::VolumeServer::Ready& ready) {
+    const std::string text = ready_text(ready);
+    if (options.background) {
+      options.background->ready(text);
+      return;
+    }
+    context.print(text);
+    // Who reads the URI may have gone; the volumes are served all the same.
+    auto flushed = context.finish_output();
+    if (!flushed) server::log_warning(flushed.error().message());
+  };
+  auto served = co_await server.run(on_ready);
+  if (!served) co_return served.error();
+  co_return kExitOk;
+}
+
+void report_failure(const ServingOptions& options, const Error& error) {
+  if (options.background) options.background->failed(error);
+}
+
+}  // namespace snap::cli
