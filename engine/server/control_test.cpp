@@ -414,14 +414,13 @@ Task<std::vector<StoreEvent>> watch_a_failure(std::string path) {
   create.size = 1u << 20;
   must(co_await store->create_volume(create));
   const Holder nobody;
-  SpaceMonitor::Volumes volumes;
-  volumes["web"] = must(co_await store->open_volume("web", nobody));
-  SpaceMonitor monitor(*store, volumes);
+  const std::shared_ptr<OpenVolume> web = must(co_await store->open_volume("web", nobody));
+  SpaceMonitor monitor(*store, [web] { return std::vector<std::shared_ptr<OpenVolume>>{web}; });
   must(co_await monitor.prepare());
   bool ended = false;
   EventLoop::current()->spawn(run_monitor(&monitor, &ended));
   const Error why(ErrorCode::kIo, "fdatasync of data: EIO");
-  volumes["web"]->volume().parts().delta->stop(why);
+  web->volume().parts().delta->stop(why);
   EventReader reader(path);
   std::vector<StoreEvent> events;
   while (events.empty()) {
@@ -437,7 +436,7 @@ Task<std::vector<StoreEvent>> watch_a_failure(std::string path) {
   monitor.stop();
   while (!ended)
     co_await yield_now();
-  auto closed = co_await volumes["web"]->close();
+  auto closed = co_await web->close();
   CHECK_FALSE(closed);
   co_return events;
 }

@@ -57,6 +57,17 @@ inline constexpr std::size_t kMaxConnections = 256;         ///< a server
 inline constexpr std::chrono::seconds kHandshakeTimeout{10};
 inline constexpr std::chrono::seconds kDrainTimeout{25};
 
+// Serving a store
+inline constexpr std::size_t kMaxListedExports = 10000;  ///< that LIST tells of
+inline constexpr std::chrono::seconds kIdleOpen{10};     ///< then what no client has is closed
+inline constexpr std::size_t kMaxIdleOpen = 64;          ///< the oldest are closed earlier
+inline constexpr std::size_t kMaxRemembered = 1024;      ///< closed volumes whose counts are kept
+
+// Metrics over HTTP
+inline constexpr std::size_t kMaxMetricsClients = 8;
+inline constexpr std::size_t kMaxHttpRequest = 8u << 10;
+inline constexpr std::chrono::seconds kHttpTimeout{5};  ///< from accept to the last byte
+
 // Control socket
 inline constexpr std::size_t kMaxControlMessage = 1u << 20;
 

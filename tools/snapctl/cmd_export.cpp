@@ -11,6 +11,7 @@
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
 #include "tools/snapctl/serving_options.h"
+#include "tools/snapctl/volume_access.h"
 
 namespace snap::cli {
 
@@ -56,6 +57,7 @@ Task<Result<std::vector<server::ServeItem>>> find_items(Context& context, Export
         co_return looks_like_a_file(command, text);
       co_return object.error();
     }
+    if (object->volume && object->snapshot.empty()) co_await release_idle(&*object->volume);
     items.push_back(item_of(*object, text));
   }
   co_return items;
@@ -110,11 +112,14 @@ void add_export_commands(CLI::App& app, Context& context) {
   serve->footer(
       "Stops on SIGTERM or SIGINT, after what is in flight is answered and all is durable.\n"
       "Images and snapshots are served read-only. --detach logs nowhere without --log.\n"
+      "Sockets that are passed on (LISTEN_FDS) are used, and then nothing is printed.\n"
       "Examples:\n"
       "  " SNAPCTL_PROGRAM_NAME
       " export web\n"
       "  " SNAPCTL_PROGRAM_NAME
       " export web base:1 --socket /run/web.sock --detach\n"
+      "  nbdcopy -- [ " SNAPCTL_PROGRAM_NAME
+      " export web ] disk.raw\n"
       "  " SNAPCTL_PROGRAM_NAME " export web --tcp 127.0.0.1:10809 --read-only");
   serve->callback([&context, command] {
     context.set_preparation([command](Context& c) { return prepare_serving(c, command->serving); });

@@ -58,10 +58,7 @@ int refuse(Context& context, const Error& error) {
 
 /// The exit code of the process that was started; none in the background process.
 std::optional<int> go_to_background(Context& context, ServingOptions& options) {
-  const char* from_environment = std::getenv("SNAPCTL_LOG");
-  std::string log = options.log;
-  if (log.empty()) log = from_environment == nullptr ? "/dev/null" : from_environment;
-  auto detached = server::detach(log);
+  auto detached = server::detach(options.log.empty() ? "/dev/null" : options.log);
   if (!detached) return refuse(context, detached.error());
   if (auto* text = std::get_if<std::string>(&*detached)) {
     context.print(*text);
@@ -84,27 +81,46 @@ void add_serving_options(CLI::App& app, ServingOptions& options) {
   app.add_option("--tcp", options.tcp, "Listen on this loopback address")
       ->type_name("HOST:PORT")
       ->excludes(socket);
+  app.add_option("--metrics", options.metrics,
+                 "Tell Prometheus, at http://HOST:PORT/metrics, how it goes")
+      ->type_name("HOST:PORT");
+  app.add_flag("--insecure", options.insecure,
+               "Let --tcp and --metrics take addresses that other machines reach");
   app.add_flag("--read-only", options.read_only, "Refuse writes");
   app.add_flag("--detach", options.detach, "Return once clients can connect, and serve on");
   app.add_option("--threads", options.threads, "Worker threads; else one a core, at most 4")
       ->check(CLI::Range(1, 64))
       ->type_name("N");
-  app.add_option("--log", options.log, "Log to this file; else to standard error")
+  app.add_option("--log", options.log,
+                 "Log to this file, which SIGHUP opens anew; else to standard error")
       ->type_name("FILE");
 }
 
 std::optional<int> prepare_serving(Context& context, ServingOptions& options) {
+  const char* log = std::getenv("SNAPCTL_LOG");
+  if (options.log.empty() && log != nullptr) options.log = log;
+  options.manager = server::ServiceManager::from_environment();
+  auto inherited = inherited_listeners();
+  if (!inherited) return refuse(context, inherited.error());
+  if (options.detach && !inherited->empty()) {
+    return refuse(context, Error(ErrorCode::kInvalidArgument,
+                                 options.command + ": leave out --detach where a service manager "
+                                                   "passes sockets: it minds the process itself"));
+  }
+  options.inherited = std::make_shared<std::vector<Listener>>(std::move(*inherited));
   if (options.detach) {
     auto ended = go_to_background(context, options);
     if (ended) return ended;
-    signal(SIGHUP, SIG_IGN);
-  } else {
-    signal(SIGHUP, SIG_DFL);
-    if (!options.log.empty()) {
-      auto logged = server::log_to_file(options.log);
-      if (!logged) return refuse(context, logged.error());
-    }
   }
+  if (!options.log.empty()) {
+    auto logged = server::log_to_file(options.log);
+    if (!logged) return refuse(context, logged.error());
+  }
+  // A server of volumes that were named here goes with the terminal that it was started from.
+  struct sigaction hangup {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  options.stop_on_hangup = options.command == "export" && !options.detach && options.log.empty() &&
+                           hangup.sa_handler != SIG_IGN;
   auto blocked = server::block_stop_signals();
   if (!blocked) return refuse(context, blocked.error());
   return std::nullopt;
@@ -127,14 +143,32 @@ Result<server::VolumeServer::Options> server_options(const ServingOptions& optio
     auto endpoint = server::parse_tcp_endpoint(options.tcp);
     if (!endpoint) return endpoint.error();
     out.tcp = *endpoint;
+    out.tcp->insecure = options.insecure;
   }
+  if (!options.metrics.empty()) {
+    if (options.metrics.find(':') == std::string::npos) {
+      return Error(ErrorCode::kInvalidArgument,
+                   fmt::format("{}: --metrics takes HOST:PORT, such as 127.0.0.1:9100, not '{}'",
+                               options.command, options.metrics));
+    }
+    auto endpoint = server::parse_tcp_endpoint(options.metrics);
+    if (!endpoint) return endpoint.error();
+    out.metrics = *endpoint;
+    out.metrics->insecure = options.insecure;
+  }
+  out.inherited = std::move(*options.inherited);
+  out.manager = options.manager;
+  out.stop_on_hangup = options.stop_on_hangup;
   return out;
 }
 
 Task<Result<int>> run_server(Context& context, ServingOptions options,
                              server::VolumeServer::Options server_settings, ReadyText ready_text) {
+  const bool announce = server_settings.inherited.empty();
   server::VolumeServer server(std::move(server_settings));
-  auto on_ready = [&context, &options, &ready_text](const server::VolumeServer::Ready& ready) {
+  auto on_ready = [&context, &options, &ready_text,
+                   announce](const server::VolumeServer::Ready& ready) {
+    if (!announce) return;
     const std::string text = ready_text(ready);
     if (options.background) {
       options.background->ready(text);

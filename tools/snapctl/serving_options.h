@@ -1,14 +1,15 @@
 // What the commands that serve (export, serve) share: where to listen and as whom, the log, going
 // to the background; and running the server with it.
 //
-// Forking and the blocking of signals come before the first thread, so they are in
-// prepare_serving(), which runs before the event loop is made.
+// Forking, the blocking of signals and the taking over of passed sockets come before the first
+// thread, so they are in prepare_serving(), which runs before the event loop is made.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/server/daemonize.h"
 #include "engine/server/volume_server.h"
@@ -25,11 +26,17 @@ class Context;
 
 struct ServingOptions {
   std::string command;  ///< "export" or "serve", for messages
-  std::string socket, socket_mode, socket_group, tcp, log;
+  std::string socket, socket_mode, socket_group, tcp, metrics, log;
   bool read_only = false;
   bool detach = false;
+  bool insecure = false;
   std::size_t threads = 0;
+
+  // Of prepare_serving()
   std::shared_ptr<server::Readiness> background;  ///< of the detached process
+  std::shared_ptr<std::vector<Listener>> inherited;
+  server::ServiceManager manager;
+  bool stop_on_hangup = false;
 };
 
 /// Adds them to a command; `options` outlives the parsing.
@@ -41,7 +48,8 @@ std::optional<int> prepare_serving(Context& context, ServingOptions& options);
 /// The server's options as far as these say; InvalidArgument names the flag that makes no sense.
 Result<server::VolumeServer::Options> server_options(const ServingOptions& options);
 
-/// Serves until stopped. `ready_text` makes what is printed once clients can connect.
+/// Serves until stopped. `ready_text` makes what is printed once clients can connect; with passed
+/// sockets nothing is, for whoever passed them knows (and `nbdcopy -- [ ... ] -` has data there).
 using ReadyText = std::function<std::string(const server::VolumeServer::Ready&)>;
 Task<Result<int>> run_server(Context& context, ServingOptions options,
                              server::VolumeServer::Options server, ReadyText ready_text);
