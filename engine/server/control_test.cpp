@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 
@@ -381,6 +383,22 @@ TEST_CASE("a process in the background reports that it is ready, or why not, or 
     if (outcome) ::_exit(3);
     CHECK(outcome.error().message().find("ended with status 3") != std::string::npos);
   }
+}
+
+TEST_CASE(
+    "an event is one line of the log, whatever is in it, also after the file was opened anew") {
+  TempDir dir;
+  const std::string path = dir.path() + "/log";
+  must(log_to_file(path));
+  log_warning("a\nb\r\x1b[2J\x7f" + std::string(1, '\0') + " \xc3\xa4");
+  const std::string first = contents(path);
+  CHECK(first.find(" warning a\\x0ab\\x0d\\x1b[2J\\x7f\\x00 \xc3\xa4\n") != std::string::npos);
+  CHECK(std::count(first.begin(), first.end(), '\n') == 1);
+  REQUIRE(::rename(path.c_str(), (path + ".1").c_str()) == 0);
+  must(reopen_log());
+  log_info("second");
+  CHECK(contents(path).find(" info second\n") != std::string::npos);
+  CHECK(contents(path + ".1") == first);
 }
 
 TEST_CASE("complaints are held back once there are many, and counted") {

@@ -288,3 +288,5 @@ def test_ten_thousand_connects_leave_no_descriptor_behind(base):
             assert len(after) == before, after
             assert kib_of(server.pid, "VmRSS") < memory + 16 * KIB
         wait_for(settled)
+        assert servers(base)[0]["exports"][0] == {"name": "web", "kind": "volume", "size": 8 * MIB, "read_only": False,
+                                                  "connections": 0}

@@ -113,6 +113,7 @@ def test_a_service_manager_is_told_of_the_beginning_and_the_end(base, tmp_path, 
 def test_a_watchdog_is_fed_twice_as_often_as_it_asks(base, tmp_path):
     manager = Manager(str(tmp_path / "notify"))
     with StoreServer(base, env=manager.env(WATCHDOG_USEC="400000")) as server:
+        manager.socket.settimeout(10)  # five times a second is asked for
         told = [manager.next() for _ in range(6)]
         assert sum("WATCHDOG" in t for t in told) == 5 and sum("READY" in t for t in told) == 1
         # A loop that does not turn feeds no watchdog.
