@@ -4,6 +4,7 @@ import grp
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import nbd
 import pytest
 from conftest import KIB, MIB, Client, noise, sh, wait_for
 from serve import StoreServer, descriptors
+from test_stop import ESHUTDOWN, SECTORS, Flood, Raw, ended
 
 
 def refused(uri):
@@ -299,3 +301,21 @@ def test_serve_detached_returns_once_it_is_usable(base):
         subprocess.run(["kill", str(pid)], check=True)
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
     assert base.content("web")[:4096] == b"d" * 4096
+
+
+def test_term_finishes_or_refuses_what_is_in_flight_and_closes_every_volume(base):
+    for i in range(3):
+        base("create", f"v{i}", "--from", "base:1")
+    with StoreServer(base, "--threads", "2") as server:
+        silent = [Raw(server.uri("v0")).greet(), Raw(server.uri("v1")).enter()]
+        floods = [Flood(server.uri(f"v{i}"), MIB) for i in range(3)]
+        wait_for(lambda: min(len(f.replies) for f in floods) > 2 * SECTORS, seconds=60)
+        server.process.send_signal(signal.SIGTERM)
+        ended(server)
+        for thread in [t for f in floods for t in f.threads]:
+            thread.join()
+        del silent
+    for i, flood in enumerate(floods):
+        assert at_rest(base, f"v{i}")
+        flood.check(base.content(f"v{i}"))
+    assert any(ESHUTDOWN in f.replies.values() for f in floods), "nothing was left to be refused"
