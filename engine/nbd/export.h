@@ -41,6 +41,18 @@ class Export {
   virtual Task<Result<void>> prefetch(ByteOffset at, std::uint64_t length) = 0;
 };
 
+/// What an option of the handshake is about to ask a table for.
+struct Lookup {
+  enum class Kind {
+    kNothing,
+    kList,
+    kDescribe,  ///< to tell of it: an export that no request will reach is enough
+    kUse,
+  };
+  Kind kind = Kind::kNothing;
+  std::string name;
+};
+
 /// The exports of a server, by name. Thread-safe.
 class ExportTable {
  public:
@@ -49,6 +61,16 @@ class ExportTable {
   /// is none.
   virtual std::shared_ptr<Export> find(std::string_view name) = 0;
   virtual std::vector<std::shared_ptr<Export>> list() = 0;
+
+  // For tables whose exports are opened when they are asked for.
+
+  /// A table for one connection, which knows what was looked up for that one; null: this table
+  /// serves all.
+  virtual std::unique_ptr<ExportTable> for_connection() { return nullptr; }
+  /// Brings in what find() or list() are asked for next.
+  virtual Task<void> look_up(Lookup) { co_return; }
+  /// Why find() gave nothing, in words for the client's user.
+  virtual std::string refusal() const { return "no such export"; }
 };
 
 /// A table that is filled before it is used and does not change afterwards. The first export added

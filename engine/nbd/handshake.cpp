@@ -85,6 +85,36 @@ Result<void> Negotiation::client_flags(std::uint32_t flags) {
   return {};
 }
 
+Lookup Negotiation::wanted(std::uint32_t option, std::span<const std::byte> data) const {
+  // Who has not proved himself yet has nothing opened, nor learns what there is.
+  if (tls_ == TlsPolicy::Mode::kRequired && !encrypted_) return {};
+  std::optional<std::string_view> name;
+  auto kind = Lookup::Kind::kUse;
+  switch (static_cast<Option>(option)) {
+    case Option::kList:
+      return {Lookup::Kind::kList, std::string()};
+    case Option::kExportName:
+      name = std::string_view(reinterpret_cast<const char*>(data.data()), data.size());
+      break;
+    case Option::kInfo:
+      kind = Lookup::Kind::kDescribe;
+      [[fallthrough]];
+    case Option::kGo:
+      if (const auto request = decode_info_request(data)) name = request->name;
+      break;
+    case Option::kListMetaContext:
+      kind = Lookup::Kind::kDescribe;
+      [[fallthrough]];
+    case Option::kSetMetaContext:  // GO follows, and has to find the same export
+      if (const auto request = decode_meta_context_request(data)) name = request->name;
+      break;
+    default:
+      break;
+  }
+  if (!name || name->size() > kMaxNbdName) return {};
+  return {kind, std::string(*name)};
+}
+
 Result<Negotiation::Next> Negotiation::option(std::uint32_t option, std::span<const std::byte> data,
                                               std::vector<std::byte>& out) {
   if (tls_ == TlsPolicy::Mode::kRequired && !encrypted_ &&
@@ -207,7 +237,7 @@ Negotiation::Next Negotiation::info_or_go(Option option, std::span<const std::by
   }
   std::shared_ptr<Export> device = exports_.find(request->name);
   if (!device) {
-    refuse(out, number, OptionReply::kErrUnknown, "no such export");
+    refuse(out, number, OptionReply::kErrUnknown, exports_.refusal());
     return Next::kOption;
   }
   std::vector<std::byte> body;
@@ -295,7 +325,7 @@ void Negotiation::meta_context(Option option, std::span<const std::byte> data,
   }
   std::shared_ptr<Export> device = exports_.find(request->name);
   if (!device) {
-    refuse(out, number, OptionReply::kErrUnknown, "no such export");
+    refuse(out, number, OptionReply::kErrUnknown, exports_.refusal());
     return;
   }
   MetaContexts chosen;
@@ -350,7 +380,9 @@ Task<Result<std::optional<OptionHeader>>> next_option(ByteStream& stream) {
 
 Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& exports,
                                                const TlsPolicy& tls) {
-  Negotiation negotiation(exports, tls.mode);
+  const std::unique_ptr<ExportTable> own = exports.for_connection();
+  ExportTable& table = own ? *own : exports;
+  Negotiation negotiation(table, tls.mode);
   const std::vector<std::byte> greeting = Negotiation::greeting();
   auto greeted = co_await stream.send(greeting);
   // A port scan, or a check that the server is there, does not wait for it.
@@ -373,8 +405,10 @@ Task<Result<std::optional<Session>>> negotiate(ByteStream& stream, ExportTable& 
     replies.clear();
     const std::uint32_t option = (*header)->option;
     const std::size_t length = (*header)->length;
-    auto next =
-        negotiation.option(option, stream.buffered().subspan(kOptionHeaderBytes, length), replies);
+    const auto data = stream.buffered().subspan(kOptionHeaderBytes, length);
+    Lookup wanted = negotiation.wanted(option, data);
+    if (wanted.kind != Lookup::Kind::kNothing) co_await table.look_up(std::move(wanted));
+    auto next = negotiation.option(option, data, replies);
     if (!next) co_return next.error();
     stream.consume(kOptionHeaderBytes + length);
     if (*next == Negotiation::Next::kStartTls && !stream.buffered().empty())

@@ -48,6 +48,8 @@ class Negotiation {
   static std::vector<std::byte> greeting();
   /// The client's flags. Protocol if one is unknown.
   Result<void> client_flags(std::uint32_t flags);
+  /// What option() will ask the table for. Nothing where it will refuse without looking.
+  Lookup wanted(std::uint32_t option, std::span<const std::byte> data) const;
   /// One option with all of its data; appends the replies to `out`. Protocol: the connection must
   /// end (the error names why, with the client's text escaped).
   Result<Next> option(std::uint32_t option, std::span<const std::byte> data,

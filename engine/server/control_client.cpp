@@ -53,13 +53,42 @@ Task<Result<std::string>> receive_result(LineReader* lines, const Progress* prog
   }
 }
 
+/// Ends the wait for a hello when its time is over.
+struct HelloWatch {
+  explicit HelloWatch(std::chrono::seconds patience) : limit(patience) {}
+  Sleep limit;
+  bool said = false;
+  bool too_late = false;
+  AsyncEvent done;
+};
+
+Task<void> limit_hello(Socket* socket, HelloWatch* watch) {
+  co_await watch->limit;
+  if (!watch->said) {
+    watch->too_late = true;
+    socket->shutdown(SHUT_RDWR);
+  }
+  watch->done.set();
+}
+
 }  // namespace
 
-Task<Result<std::unique_ptr<ControlClient>>> ControlClient::connect(std::string path) {
+Task<Result<std::unique_ptr<ControlClient>>> ControlClient::connect(std::string path,
+                                                                    std::chrono::seconds patience) {
   auto socket = co_await connect_unix(path);
   if (!socket) co_return socket.error();
   std::unique_ptr<ControlClient> client(new ControlClient(std::move(*socket)));
+  HelloWatch watch(patience);
+  EventLoop::current()->spawn(limit_hello(&client->socket_, &watch));
   auto line = co_await client->lines_.next();
+  watch.said = true;
+  watch.limit.wake();
+  co_await watch.done.wait();
+  if (watch.too_late) {
+    co_return Error(ErrorCode::kBusy, "the server at " + path + " has said nothing for " +
+                                          std::to_string(patience.count()) +
+                                          " s; is it stopped or stuck?");
+  }
   if (!line) co_return line.error().with_context("talk to the server at " + path);
   auto hello = decode_hello(*line);
   if (!hello) co_return hello.error().with_context("talk to the server at " + path);

@@ -1,6 +1,7 @@
 // ControlClient: sends commands to the process that serves a volume.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -13,12 +14,17 @@
 
 namespace snap::server {
 
+/// How long a server may take to say hello: one that is stopped, or stuck, would hold its commands
+/// up for ever.
+inline constexpr std::chrono::seconds kControlPatience{10};
+
 /// Used by one task at a time.
 class ControlClient {
  public:
   /// Connects and checks that both sides speak the same protocol: Unsupported names the versions
-  /// otherwise.
-  static Task<Result<std::unique_ptr<ControlClient>>> connect(std::string path);
+  /// otherwise. Busy if the server says nothing for so long.
+  static Task<Result<std::unique_ptr<ControlClient>>> connect(
+      std::string path, std::chrono::seconds patience = kControlPatience);
 
   const ControlHello& server() const noexcept { return hello_; }
 

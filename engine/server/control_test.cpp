@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 
@@ -383,6 +385,22 @@ TEST_CASE("a process in the background reports that it is ready, or why not, or 
   }
 }
 
+TEST_CASE(
+    "an event is one line of the log, whatever is in it, also after the file was opened anew") {
+  TempDir dir;
+  const std::string path = dir.path() + "/log";
+  must(log_to_file(path));
+  log_warning("a\nb\r\x1b[2J\x7f" + std::string(1, '\0') + " \xc3\xa4");
+  const std::string first = contents(path);
+  CHECK(first.find(" warning a\\x0ab\\x0d\\x1b[2J\\x7f\\x00 \xc3\xa4\n") != std::string::npos);
+  CHECK(std::count(first.begin(), first.end(), '\n') == 1);
+  REQUIRE(::rename(path.c_str(), (path + ".1").c_str()) == 0);
+  must(reopen_log());
+  log_info("second");
+  CHECK(contents(path).find(" info second\n") != std::string::npos);
+  CHECK(contents(path + ".1") == first);
+}
+
 TEST_CASE("complaints are held back once there are many, and counted") {
   RateLimit limit(3, 1);
   const auto start = std::chrono::steady_clock::time_point() + std::chrono::hours(1);
@@ -414,14 +432,13 @@ Task<std::vector<StoreEvent>> watch_a_failure(std::string path) {
   create.size = 1u << 20;
   must(co_await store->create_volume(create));
   const Holder nobody;
-  SpaceMonitor::Volumes volumes;
-  volumes["web"] = must(co_await store->open_volume("web", nobody));
-  SpaceMonitor monitor(*store, volumes);
+  const std::shared_ptr<OpenVolume> web = must(co_await store->open_volume("web", nobody));
+  SpaceMonitor monitor(*store, [web] { return std::vector<std::shared_ptr<OpenVolume>>{web}; });
   must(co_await monitor.prepare());
   bool ended = false;
   EventLoop::current()->spawn(run_monitor(&monitor, &ended));
   const Error why(ErrorCode::kIo, "fdatasync of data: EIO");
-  volumes["web"]->volume().parts().delta->stop(why);
+  web->volume().parts().delta->stop(why);
   EventReader reader(path);
   std::vector<StoreEvent> events;
   while (events.empty()) {
@@ -437,7 +454,7 @@ Task<std::vector<StoreEvent>> watch_a_failure(std::string path) {
   monitor.stop();
   while (!ended)
     co_await yield_now();
-  auto closed = co_await volumes["web"]->close();
+  auto closed = co_await web->close();
   CHECK_FALSE(closed);
   co_return events;
 }

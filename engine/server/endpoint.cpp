@@ -123,6 +123,22 @@ Result<TcpEndpoint> parse_tcp_endpoint(std::string_view text) {
   return endpoint;
 }
 
+bool is_local(const Listener& listener) {
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  auto* const bound = reinterpret_cast<sockaddr*>(&address);
+  if (::getsockname(listener.fd(), bound, &length) != 0) return false;
+  return bound->sa_family == AF_UNIX || is_loopback(bound);
+}
+
+Error not_safe(const std::string& address) {
+  return Error(ErrorCode::kPermission,
+               "TCP address " + address +
+                   " can be reached from other machines, and without TLS anyone there could read "
+                   "and write; require TLS (--tls-certificates, --tls-psk), use a loopback "
+                   "address, or allow it with --insecure");
+}
+
 Task<Result<Listener>> listen_on(UnixEndpoint endpoint) {
   auto listener = co_await Listener::listen_unix(endpoint.path, endpoint.mode);
   if (!listener || endpoint.group.empty()) co_return listener;
@@ -134,13 +150,8 @@ Task<Result<Listener>> listen_on(UnixEndpoint endpoint) {
 Task<Result<Listener>> listen_on(TcpEndpoint endpoint) {
   auto safe = co_await offload([&] { return only_loopback(endpoint); });
   if (!safe) co_return safe.error();
-  if (!*safe && !endpoint.tls && !endpoint.insecure) {
-    co_return Error(ErrorCode::kPermission,
-                    "TCP address " + endpoint.host + ":" + endpoint.port +
-                        " can be reached from other machines, and without TLS anyone there could "
-                        "read and write; require TLS (--tls-certificates, --tls-psk), use a "
-                        "loopback address, or allow it with --insecure");
-  }
+  if (!*safe && !endpoint.tls && !endpoint.insecure)
+    co_return not_safe(endpoint.host + ":" + endpoint.port);
   co_return co_await Listener::listen_tcp(endpoint.host, endpoint.port);
 }
 

@@ -33,6 +33,11 @@ Task<Result<Listener>> listen_on(UnixEndpoint endpoint);
 /// Permission for an address that is not loopback, without `tls` or `insecure`.
 Task<Result<Listener>> listen_on(TcpEndpoint endpoint);
 
+/// Whether only this machine reaches it: a unix socket, or a loopback address.
+bool is_local(const Listener& listener);
+/// Permission, for an address that is not local, where neither TLS nor anything else allows it.
+Error not_safe(const std::string& address);
+
 /// How a client names the export called `name` of `listener`: "nbd+unix:///NAME?socket=PATH" or
 /// "nbd://HOST:PORT/NAME"; "nbds" in place of "nbd" with TLS.
 std::string nbd_uri(const Listener& listener, std::string_view name, bool tls = false);

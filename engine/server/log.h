@@ -1,4 +1,5 @@
-// The server's log: one line an event, to standard error or to a file. Thread-safe.
+// The server's log: one line an event, to standard error or to a file. Thread-safe. Control
+// characters, which may come from clients and file names, are escaped: an event is one line.
 #pragma once
 
 #include <chrono>
@@ -13,6 +14,9 @@ namespace snap::server {
 
 /// Appends to the file at `path` (made with mode 0600) from now on, instead of standard error.
 Result<void> log_to_file(const std::string& path);
+/// Opens the file anew by its path, after someone has renamed it; the standard outputs too, where
+/// they are that file. Nothing if the log goes elsewhere. On failure the old one goes on.
+Result<void> reopen_log();
 
 void log_info(std::string_view line);
 void log_warning(std::string_view line);
@@ -38,5 +42,8 @@ class RateLimit {
   std::size_t suppressed_ = 0;
   std::chrono::steady_clock::time_point since_{};
 };
+
+/// A warning, if `limit` lets it through. The next one that it does says how many it did not.
+void log_limited(RateLimit& limit, std::string line);
 
 }  // namespace snap::server

@@ -71,10 +71,29 @@ Task<Result<void>> remote_set_limit(ControlClient& server, std::string volume,
   co_return Result<void>();
 }
 
-Task<Result<ServerStat>> remote_stat(ControlClient& server) {
-  auto result = co_await call_quietly(server, "stat", "{}");
+Task<Result<ServerStat>> remote_stat(ControlClient& server, std::string volume,
+                                     std::chrono::seconds patience) {
+  std::string args = encode_volume_args({volume, std::string(), 0});
+  Progress limited;
+  const auto end = std::chrono::steady_clock::now() + patience;
+  limited.cancelled = [end] { return std::chrono::steady_clock::now() >= end; };
+  auto result = co_await server.call("stat", std::move(args), limited);
   if (!result) co_return result.error();
   co_return decode_stat(*result);
+}
+
+Task<Result<std::string>> remote_export(ControlClient& server, std::string name) {
+  std::string args = encode_volume_args({std::string(), name, 0});
+  auto result = co_await call_quietly(server, "export", std::move(args));
+  if (!result) co_return result.error();
+  co_return decode_uri(*result);
+}
+
+Task<Result<void>> remote_release(ControlClient& server, std::string volume) {
+  std::string args = encode_volume_args({volume, std::string(), 0});
+  auto result = co_await call_quietly(server, "release", std::move(args));
+  if (!result) co_return result.error();
+  co_return Result<void>();
 }
 
 Task<Result<void>> remote_stop(ControlClient& server) {

@@ -7,9 +7,10 @@
 // The operations, their arguments and results, in JSON (sizes in bytes, times in microseconds):
 //   ping      {}                                     {}
 //   stop      {}                                     {}            the server drains and ends
-//   stat      {}                                     {"connections":N,"volumes":[{"name","size",
-//             "read_only","reads","writes","flushes","trims","read_bytes","written_bytes","errors"}]}
-//   volumes   {}                                     {"volumes":[{"name","id","size"}]}
+//   stat      {"volume"} (empty: all, without       engine/server/server_stat.h
+//             the counts of requests)
+//   export    {"name"}                               {"uri"}       opens it, so that it can be had
+//   release   {"volume"}                             {}            closes it; busy if it is in use
 //   commit    {"volume","name","comment","author","created_by","labels":{},"compress",
 //             "zstd_level","rate_limit"}             {"image","manifest","size","created","author",
 //             "tags":[],"layer":{"blob","content","file_size"},"pause","total","packed"}
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include "engine/server/control_client.h"
+#include "engine/server/server_stat.h"
 #include "snap/result.h"
 #include "snap/store.h"
 #include "snap/task.h"
@@ -49,17 +51,17 @@ Task<Result<void>> remote_resize(ControlClient& server, std::string volume, std:
 Task<Result<void>> remote_set_limit(ControlClient& server, std::string volume,
                                     std::optional<std::uint64_t> bytes);
 
-struct ServedStat {
-  std::string name;
-  std::uint64_t size = 0;  ///< bytes
-  bool read_only = false;
-  Volume::Stats stats;
-};
-struct ServerStat {
-  std::uint64_t connections = 0;
-  std::vector<ServedStat> volumes;
-};
-Task<Result<ServerStat>> remote_stat(ControlClient& server);
+/// Of one export, with the counts of its requests; empty: of all, without. NotFound if it is not
+/// served; Cancelled after `patience`.
+Task<Result<ServerStat>> remote_stat(ControlClient& server, std::string volume,
+                                     std::chrono::seconds patience = kControlPatience);
+
+/// Has the server open an export: the URI that clients reach it by. Busy, NotFound and the like say
+/// why they could not.
+Task<Result<std::string>> remote_export(ControlClient& server, std::string name);
+
+/// Has the server close a volume that it has open although no one uses it. Busy if someone does.
+Task<Result<void>> remote_release(ControlClient& server, std::string volume);
 
 /// Asks the server to drain and end, and waits until its process has gone.
 Task<Result<void>> remote_stop(ControlClient& server);

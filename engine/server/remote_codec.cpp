@@ -36,10 +36,6 @@ Result<D> digest_field(const json& object, const char* name) {
   return *digest;
 }
 
-json record_json(const VolumeRecord& record) {
-  return {{"name", record.name}, {"id", record.id}, {"size", record.size}};
-}
-
 }  // namespace
 
 std::string encode_volume_args(const VolumeArgs& args) {
@@ -154,7 +150,7 @@ Result<Volume::Pause> decode_pause(std::string_view text) {
 }
 
 std::string encode_record(const VolumeRecord& record) {
-  return json_text(record_json(record));
+  return json_text({{"name", record.name}, {"id", record.id}, {"size", record.size}});
 }
 
 Result<VolumeRecord> decode_record(std::string_view text) {
@@ -167,53 +163,14 @@ Result<VolumeRecord> decode_record(std::string_view text) {
   return record;
 }
 
-std::string encode_records(const std::vector<VolumeRecord>& records) {
-  json list = json::array();
-  for (const VolumeRecord& record : records)
-    list.push_back(record_json(record));
-  return json_text({{"volumes", std::move(list)}});
+std::string encode_uri(const std::string& uri) {
+  return json_text({{"uri", uri}});
 }
 
-std::string encode_stat(const ServerStat& stat) {
-  json list = json::array();
-  for (const ServedStat& v : stat.volumes) {
-    list.push_back({{"name", v.name},
-                    {"size", v.size},
-                    {"read_only", v.read_only},
-                    {"reads", v.stats.reads},
-                    {"writes", v.stats.writes},
-                    {"flushes", v.stats.flushes},
-                    {"trims", v.stats.trims},
-                    {"read_bytes", v.stats.read_bytes},
-                    {"written_bytes", v.stats.written_bytes},
-                    {"errors", v.stats.errors}});
-  }
-  return json_text({{"connections", stat.connections}, {"volumes", std::move(list)}});
-}
-
-Result<ServerStat> decode_stat(std::string_view text) {
+Result<std::string> decode_uri(std::string_view text) {
   auto value = object_of(text);
   if (!value) return value.error();
-  ServerStat stat;
-  stat.connections = number_field(*value, "connections");
-  const auto list = value->find("volumes");
-  if (list == value->end() || !list->is_array()) return stat;
-  for (const json& v : *list) {
-    if (!v.is_object()) continue;
-    ServedStat one;
-    one.name = text_field(v, "name");
-    one.size = number_field(v, "size");
-    one.read_only = json_field(v, "read_only", false);
-    one.stats.reads = number_field(v, "reads");
-    one.stats.writes = number_field(v, "writes");
-    one.stats.flushes = number_field(v, "flushes");
-    one.stats.trims = number_field(v, "trims");
-    one.stats.read_bytes = number_field(v, "read_bytes");
-    one.stats.written_bytes = number_field(v, "written_bytes");
-    one.stats.errors = number_field(v, "errors");
-    stat.volumes.push_back(std::move(one));
-  }
-  return stat;
+  return text_field(*value, "uri");
 }
 
 }  // namespace snap::server

@@ -36,9 +36,8 @@ Result<Volume::Pause> decode_pause(std::string_view json);
 /// {"name","id","size"}
 std::string encode_record(const VolumeRecord& record);
 Result<VolumeRecord> decode_record(std::string_view json);
-std::string encode_records(const std::vector<VolumeRecord>& records);
 
-std::string encode_stat(const ServerStat& stat);
-Result<ServerStat> decode_stat(std::string_view json);
+std::string encode_uri(const std::string& uri);
+Result<std::string> decode_uri(std::string_view json);
 
 }  // namespace snap::server

@@ -1,5 +1,8 @@
 #include "engine/server/server.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+
 #include <cerrno>
 #include <chrono>
 #include <utility>
@@ -13,6 +16,25 @@ constexpr std::chrono::milliseconds kAcceptPause{100};
 /// The connection that was to be accepted has gone wrong, not the listener.
 bool only_this_connection(int err) {
   return err == ECONNABORTED || err == EPROTO || err == EPERM || err == EINTR;
+}
+
+/// Who is on the other side, for the log: "client with pid 4711", "client 127.0.0.1:50000".
+std::string peer_name(int fd) {
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) return "client";
+  if (address.ss_family == AF_UNIX) {
+    ucred peer{};
+    length = sizeof peer;
+    if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return "client";
+    return "client with pid " + std::to_string(peer.pid);
+  }
+  char host[NI_MAXHOST] = "";
+  char port[NI_MAXSERV] = "";
+  if (::getnameinfo(reinterpret_cast<sockaddr*>(&address), length, host, sizeof host, port,
+                    sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return "client";
+  return "client " + std::string(host) + ":" + port;
 }
 }  // namespace
 
@@ -44,7 +66,9 @@ Task<void> Server::accept_from(int fd) {
   while (!waits_.stopped()) {
     auto accepted = co_await waits_.accept(fd);
     if (accepted) {
-      workers_->give(Socket(UniqueFd(static_cast<int>(*accepted)), "NBD client"));
+      UniqueFd client(static_cast<int>(*accepted));
+      std::string name = peer_name(client.get());
+      workers_->give(Socket(std::move(client), std::move(name)));
       continue;
     }
     if (waits_.stopped() || EventLoop::current()->stopping()) break;

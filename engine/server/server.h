@@ -39,6 +39,8 @@ class Server {
 
   const std::vector<Listener>& listeners() const noexcept { return listeners_; }
   std::size_t connections() const noexcept { return workers_->connections(); }
+  /// Counts of connections.
+  const WorkerShared& shared() const noexcept { return workers_->shared(); }
 
  private:
   Server(std::unique_ptr<WorkerPool> workers, std::vector<Listener> listeners, Options options)

@@ -15,6 +15,7 @@ sigset_t stop_set() {
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGHUP);
   return set;
 }
 
@@ -35,14 +36,13 @@ Result<StopSignals> StopSignals::open() {
   return StopSignals(std::move(fd));
 }
 
-Task<Result<std::string>> StopSignals::next(PendingOps& waits) {
+Task<Result<int>> StopSignals::next(PendingOps& waits) {
   for (;;) {
     auto ready = co_await waits.poll(fd_.get(), POLLIN);
     if (!ready) co_return ready.error();
     signalfd_siginfo info{};
     const ssize_t n = ::read(fd_.get(), &info, sizeof info);
-    if (n == static_cast<ssize_t>(sizeof info))
-      co_return std::string(info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+    if (n == static_cast<ssize_t>(sizeof info)) co_return static_cast<int>(info.ssi_signo);
     if (n < 0 && errno != EAGAIN && errno != EINTR)
       co_return Error::from_errno(errno, "read a signalfd");
   }

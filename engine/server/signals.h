@@ -1,7 +1,5 @@
-// SIGTERM and SIGINT as events of a loop.
+// SIGTERM, SIGINT and SIGHUP as events of a loop.
 #pragma once
-
-#include <string>
 
 #include "engine/io/unique_fd.h"
 #include "engine/server/pending_ops.h"
@@ -10,8 +8,8 @@
 
 namespace snap::server {
 
-/// Blocks SIGTERM, SIGINT and SIGPIPE for this thread and all that it starts. Called before the
-/// first thread and the first event loop: a thread that does not block them dies by them.
+/// Blocks SIGTERM, SIGINT, SIGHUP and SIGPIPE for this thread and all that it starts. Called before
+/// the first thread and the first event loop: a thread that does not block them dies by them.
 Result<void> block_stop_signals();
 
 /// Receives the signals that block_stop_signals() blocked.
@@ -19,8 +17,8 @@ class StopSignals {
  public:
   static Result<StopSignals> open();
 
-  /// Waits for the next one: its name. Cancelled when `waits` is stopped.
-  Task<Result<std::string>> next(PendingOps& waits);
+  /// Waits for the next one: its number. Cancelled when `waits` is stopped.
+  Task<Result<int>> next(PendingOps& waits);
 
  private:
   explicit StopSignals(UniqueFd fd) : fd_(std::move(fd)) {}

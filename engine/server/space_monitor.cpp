@@ -69,8 +69,14 @@ Task<void> SpaceMonitor::look_at_store() {
 Task<void> SpaceMonitor::look() {
   looked_ = std::chrono::steady_clock::now() >= next_store_;
   if (looked_) co_await look_at_store();
-  for (const auto& [name, volume] : volumes_)
-    co_await look_at(*volume, known_[name]);
+  const std::vector<std::shared_ptr<OpenVolume>> volumes = volumes_();
+  std::map<std::string, Known> known;
+  for (const auto& volume : volumes) {
+    const std::string& name = volume->record().name;
+    known[name] = std::move(known_[name]);
+    co_await look_at(*volume, known[name]);
+  }
+  known_ = std::move(known);
 }
 
 Task<void> SpaceMonitor::look_at(OpenVolume& volume, Known& known) {

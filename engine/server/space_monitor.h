@@ -3,10 +3,13 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/io/unique_fd.h"
 #include "engine/server/pending_ops.h"
@@ -18,9 +21,10 @@ namespace snap::server {
 
 class SpaceMonitor {
  public:
-  using Volumes = std::map<std::string, std::unique_ptr<OpenVolume>>;
-  /// Both outlive this.
-  SpaceMonitor(Store& store, const Volumes& volumes) : store_(store), volumes_(volumes) {}
+  /// What is open to write at the moment.
+  using Volumes = std::function<std::vector<std::shared_ptr<OpenVolume>>()>;
+  /// The store outlives this.
+  SpaceMonitor(Store& store, Volumes volumes) : store_(store), volumes_(std::move(volumes)) {}
 
   /// The first look, before the first request.
   Task<Result<void>> prepare();
@@ -46,8 +50,8 @@ class SpaceMonitor {
   void complain(const Error& error);
 
   Store& store_;
-  const Volumes& volumes_;
-  std::map<std::string, Known> known_;
+  const Volumes volumes_;
+  std::map<std::string, Known> known_;  ///< of the volumes that are open
   std::chrono::steady_clock::time_point next_store_{};
   bool looked_ = false;  ///< at the store, in this round
   std::string last_complaint_;

@@ -102,7 +102,7 @@ Task<Result<std::shared_ptr<nbd::Export>>> make_export(std::string text) {
 
 Task<void> stop_on_signal(StopSignals* signals, PendingOps* waits, Server* server) {
   auto signal = co_await signals->next(*waits);
-  if (signal) log_info("stopping on " + *signal);
+  if (signal) log_info("stopping on signal " + std::to_string(*signal));
   server->request_stop();
 }
 

@@ -10,19 +10,24 @@ namespace {
 
 // Plain coroutines: arguments by value, `served` outlives them.
 
-Result<OpenVolume*> find_volume(Served* served, const std::string& name) {
-  const auto found = served->volumes.find(name);
-  if (found == served->volumes.end())
-    return Error(ErrorCode::kNotFound, "this server does not serve a volume " + name);
-  return found->second.get();
+/// Opens it if it is not open, and keeps it so. The lease has a volume that is open to write.
+Task<Result<OpenItems::Lease>> use_volume(Served* served, std::string name) {
+  auto item = co_await served->catalogue->find(name);
+  const bool missing = item ? item->item.kind != ServeItem::Kind::kVolume || item->name != name
+                            : item.error().code() == ErrorCode::kNotFound;
+  if (missing) co_return Error(ErrorCode::kNotFound, "this server does not serve a volume " + name);
+  if (!item) co_return item.error();
+  auto lease = co_await served->open->open(std::move(*item), OpenItems::For::kCommand);
+  co_return lease;
 }
 
 Task<Result<std::string>> do_commit(Served* served, std::string json, Progress progress) {
   auto args = decode_commit_args(json);
   if (!args) co_return args.error();
-  auto volume = find_volume(served, args->volume);
-  if (!volume) co_return volume.error();
-  auto done = co_await served->store->commit(**volume, std::move(args->options), progress);
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  OpenVolume& volume = *(*lease)->writable;
+  auto done = co_await served->store->commit(volume, std::move(args->options), progress);
   if (!done) co_return done.error();
   co_return encode_committed(*done);
 }
@@ -30,9 +35,10 @@ Task<Result<std::string>> do_commit(Served* served, std::string json, Progress p
 Task<Result<std::string>> do_snapshot(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
-  auto volume = find_volume(served, args->volume);
-  if (!volume) co_return volume.error();
-  auto done = co_await served->store->snapshot(**volume, args->name);
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  OpenVolume& volume = *(*lease)->writable;
+  auto done = co_await served->store->snapshot(volume, args->name);
   if (!done) co_return done.error();
   co_return encode_pause(*done);
 }
@@ -40,9 +46,10 @@ Task<Result<std::string>> do_snapshot(Served* served, std::string json) {
 Task<Result<std::string>> do_freeze(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
-  auto volume = find_volume(served, args->volume);
-  if (!volume) co_return volume.error();
-  auto done = co_await served->store->freeze(**volume);
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  OpenVolume& volume = *(*lease)->writable;
+  auto done = co_await served->store->freeze(volume);
   if (!done) co_return done.error();
   co_return encode_pause(*done);
 }
@@ -50,9 +57,10 @@ Task<Result<std::string>> do_freeze(Served* served, std::string json) {
 Task<Result<std::string>> do_clone(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
-  auto volume = find_volume(served, args->volume);
-  if (!volume) co_return volume.error();
-  auto done = co_await served->store->clone(**volume, args->name);
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  OpenVolume& volume = *(*lease)->writable;
+  auto done = co_await served->store->clone(volume, args->name);
   if (!done) co_return done.error();
   co_return encode_record(*done);
 }
@@ -60,38 +68,56 @@ Task<Result<std::string>> do_clone(Served* served, std::string json) {
 Task<Result<std::string>> do_resize(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
-  auto volume = find_volume(served, args->volume);
-  if (!volume) co_return volume.error();
-  auto done = co_await served->store->resize(**volume, args->size);
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  OpenVolume& volume = *(*lease)->writable;
+  auto done = co_await served->store->resize(volume, args->size);
   if (!done) co_return done.error();
-  co_return encode_volume_args({args->volume, std::string(), (*volume)->volume().size()});
+  co_return encode_volume_args({args->volume, std::string(), volume.volume().size()});
 }
 
 Task<Result<std::string>> do_limit(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
-  auto volume = find_volume(served, args->volume);
-  if (!volume) co_return volume.error();
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  OpenVolume& volume = *(*lease)->writable;
   std::optional<std::uint64_t> limit;
   if (args->size != 0) limit = args->size;
-  auto done = co_await served->store->set_volume_limit(**volume, limit);
+  auto done = co_await served->store->set_volume_limit(volume, limit);
   if (!done) co_return done.error();
   co_return std::string("{}");
 }
 
-Task<Result<std::string>> do_stat(Served* served) {
-  ServerStat stat;
-  stat.connections = served->connections();
-  for (const Served::View& view : served->views)
-    stat.volumes.push_back({view.name, view.volume->size(), view.read_only, view.volume->stats()});
-  co_return encode_stat(stat);
+Task<Result<std::string>> do_stat(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  const ServerStat stat = served->stat(args->volume);
+  if (!args->volume.empty() && stat.volumes.empty()) {
+    // What was never asked for may be served all the same.
+    auto item = co_await served->catalogue->find(args->volume);
+    if (!item) co_return item.error();
+  }
+  co_return encode_stat(stat, !args->volume.empty());
 }
 
-Task<Result<std::string>> do_volumes(Served* served) {
-  std::vector<VolumeRecord> records;
-  for (const auto& [name, volume] : served->volumes)
-    records.push_back(volume->record());
-  co_return encode_records(records);
+Task<Result<std::string>> do_export(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto item = co_await served->catalogue->find(args->name);
+  if (!item) co_return item.error();
+  const std::string name = item->name;
+  auto lease = co_await served->open->open(std::move(*item), OpenItems::For::kCommand);
+  if (!lease) co_return lease.error();
+  co_return encode_uri(served->uri(name));
+}
+
+Task<Result<std::string>> do_release(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto gone = co_await served->open->let_go(args->volume);
+  if (!gone) co_return gone.error();
+  co_return std::string("{}");
 }
 
 Task<Result<std::string>> do_ping() {
@@ -109,8 +135,12 @@ void add_volume_ops(ControlServer& control, Served& all) {
   Served* served = &all;
   control.add("ping", [](std::string, Progress) { return do_ping(); });
   control.add("stop", [served](std::string, Progress) { return do_stop(served); });
-  control.add("stat", [served](std::string, Progress) { return do_stat(served); });
-  control.add("volumes", [served](std::string, Progress) { return do_volumes(served); });
+  control.add("stat",
+              [served](std::string args, Progress) { return do_stat(served, std::move(args)); });
+  control.add("export",
+              [served](std::string args, Progress) { return do_export(served, std::move(args)); });
+  control.add("release",
+              [served](std::string args, Progress) { return do_release(served, std::move(args)); });
   control.add("commit", [served](std::string args, Progress progress) {
     return do_commit(served, std::move(args), std::move(progress));
   });

@@ -2,28 +2,24 @@
 #pragma once
 
 #include <functional>
-#include <map>
-#include <memory>
 #include <string>
-#include <vector>
 
+#include "engine/server/catalogue.h"
 #include "engine/server/control.h"
-#include "engine/server/remote.h"
+#include "engine/server/open_items.h"
+#include "engine/server/server_stat.h"
 #include "snap/store.h"
 
 namespace snap::server {
 
 /// What the operations work on. Outlives the control server's run().
 struct Served {
-  std::unique_ptr<Store> store;
-  std::map<std::string, std::unique_ptr<OpenVolume>> volumes;  ///< writable ones, by name
-  struct View {
-    std::string name;  ///< of the export
-    std::shared_ptr<Volume> volume;
-    bool read_only = false;
-  };
-  std::vector<View> views;  ///< everything that is exported, in order
-  std::function<std::size_t()> connections;
+  Store* store = nullptr;
+  Catalogue* catalogue = nullptr;
+  OpenItems* open = nullptr;
+  /// Of the export of that name, with its counts; empty: of all, without.
+  std::function<ServerStat(const std::string& volume)> stat;
+  std::function<std::string(const std::string& name)> uri;
   std::function<void()> stop;
 };
 

@@ -20,15 +20,6 @@ void set_no_delay(int fd) {
   (void)::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-void complain(WorkerShared& shared, const std::string& what) {
-  const auto decision = shared.complaints.ask(std::chrono::steady_clock::now());
-  if (!decision.pass) return;
-  std::string line = what;
-  if (decision.suppressed != 0)
-    line += " (" + std::to_string(decision.suppressed) + " lines like this were left out)";
-  log_warning(line);
-}
-
 }  // namespace
 
 // ---- Worker
@@ -99,12 +90,16 @@ Task<void> Worker::serve() {
 
 Task<void> Worker::serve_connection(Socket socket) {
   set_no_delay(socket.fd());
+  const std::string name = socket.name();
   {
     nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits, shared_.tls);
     connections_.insert(&connection);
     auto ended = co_await connection.run();
     connections_.erase(&connection);
-    if (!ended) complain(shared_, "connection ended: " + ended.error().message());
+    if (!ended) {
+      ++shared_.ended_badly;
+      log_limited(shared_.complaints, name + ": connection ended: " + ended.error().message());
+    }
   }
   --shared_.connections;
   inbox_.set();
@@ -146,10 +141,13 @@ void WorkerPool::give(Socket socket) {
     return;
   }
   if (shared_.connections >= max_connections_) {
-    complain(shared_, "a client was turned away: " + std::to_string(max_connections_) +
-                          " connections are open, which is the limit");
+    ++shared_.turned_away;
+    log_limited(shared_.complaints,
+                "a client was turned away: " + std::to_string(max_connections_) +
+                    " connections are open, which is the limit");
     return;
   }
+  ++shared_.accepted;
   ++shared_.connections;
   workers_[next_]->give(std::move(socket));
   next_ = (next_ + 1) % workers_.size();

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -29,6 +30,7 @@ struct WorkerShared {
   nbd::ConnectionLimits limits;
   nbd::TlsPolicy tls;
   std::atomic<std::size_t> connections{0};
+  std::atomic<std::uint64_t> accepted{0}, turned_away{0}, ended_badly{0};  ///< since the start
   WaitGroup running;  ///< workers whose thread has not ended
   RateLimit complaints{20, 1};
 };
@@ -90,6 +92,7 @@ class WorkerPool {
   /// there are too many, or memory is short.
   void give(Socket socket);
   std::size_t connections() const noexcept { return shared_.connections; }
+  const WorkerShared& shared() const noexcept { return shared_; }
 
   /// Ends all workers: what is in flight finishes, within `limit` whatever clients do. On the loop
   /// that gave the sockets.

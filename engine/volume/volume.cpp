@@ -62,36 +62,6 @@ Result<void> Volume::Impl::Turn::check() const {
                "has ended");
 }
 
-void Volume::Impl::count(Kind kind, std::uint64_t bytes, const Result<void>& result) noexcept {
-  Shard& shard = shards_[shard_of_thread()];
-  const auto k = static_cast<std::size_t>(kind);
-  shard.requests[k].fetch_add(1, std::memory_order_relaxed);
-  if (result) {
-    shard.bytes[k].fetch_add(bytes, std::memory_order_relaxed);
-  } else {
-    shard.errors.fetch_add(1, std::memory_order_relaxed);
-  }
-}
-
-Volume::Stats Volume::Impl::stats() const noexcept {
-  const auto sum = [this](auto member, Kind kind) {
-    std::uint64_t total = 0;
-    for (const Shard& shard : shards_)
-      total += (shard.*member)[static_cast<std::size_t>(kind)].load(std::memory_order_relaxed);
-    return total;
-  };
-  Stats s;
-  s.reads = sum(&Shard::requests, Kind::kRead);
-  s.writes = sum(&Shard::requests, Kind::kWrite);
-  s.flushes = sum(&Shard::requests, Kind::kFlush);
-  s.trims = sum(&Shard::requests, Kind::kTrim);
-  s.read_bytes = sum(&Shard::bytes, Kind::kRead);
-  s.written_bytes = sum(&Shard::bytes, Kind::kWrite);
-  for (const Shard& shard : shards_)
-    s.errors += shard.errors.load(std::memory_order_relaxed);
-  return s;
-}
-
 // ---- Volume
 
 Volume::Volume(Parts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
@@ -114,15 +84,17 @@ Volume::Stats Volume::stats() const noexcept {
 }
 
 Task<Result<void>> Volume::read(ByteOffset at, std::span<std::byte> out) {
+  Impl::Counted counted(*impl_, RequestKind::kRead);
   const std::shared_ptr<const Chain> chain = impl_->chain();
   Result<void> result = chain->check_range(at, out.size());
   if (result) result = co_await chain->read(0, at, out);
-  impl_->count(Impl::Kind::kRead, out.size(), result);
+  counted.end(out.size(), result.has_value());
   co_return result;
 }
 
 Task<Result<void>> Volume::write(ByteOffset at, std::span<const std::byte> bytes,
                                  WriteOptions options) {
+  Impl::Counted counted(*impl_, RequestKind::kWrite);
   const Gate::Pass pass = co_await impl_->writes.enter();
   const std::shared_ptr<const Chain> chain = impl_->chain();
   Result<void> result = chain->check_range(at, bytes.size());
@@ -132,11 +104,12 @@ Task<Result<void>> Volume::write(ByteOffset at, std::span<const std::byte> bytes
     BelowDelta below(chain);
     result = co_await delta->write(at, bytes, below, durability(options.fua));
   }
-  impl_->count(Impl::Kind::kWrite, bytes.size(), result);
+  counted.end(bytes.size(), result.has_value());
   co_return result;
 }
 
 Task<Result<void>> Volume::write_zeroes(ByteOffset at, std::uint64_t length, ZeroOptions options) {
+  Impl::Counted counted(*impl_, RequestKind::kZero);
   const Gate::Pass pass = co_await impl_->writes.enter();
   const std::shared_ptr<const Chain> chain = impl_->chain();
   Result<void> result = chain->check_range(at, length);
@@ -155,55 +128,64 @@ Task<Result<void>> Volume::write_zeroes(ByteOffset at, std::uint64_t length, Zer
     result =
         co_await delta->write_zeroes(at, length, below, options.no_hole, durability(options.fua));
   }
-  impl_->count(Impl::Kind::kWrite, length, result);
+  counted.end(length, result.has_value());
   co_return result;
 }
 
 Task<Result<void>> Volume::trim(ByteOffset at, std::uint64_t length, WriteOptions options) {
+  Impl::Counted counted(*impl_, RequestKind::kTrim);
   const Gate::Pass pass = co_await impl_->writes.enter();
   const std::shared_ptr<const Chain> chain = impl_->chain();
   Result<void> result = chain->check_range(at, length);
   Delta* delta = chain->parts().delta.get();
   if (delta == nullptr) result = read_only_error();
   if (result && length != 0) result = co_await delta->trim(at, length, durability(options.fua));
-  impl_->count(Impl::Kind::kTrim, length, result);
+  counted.end(length, result.has_value());
   co_return result;
 }
 
 Task<Result<void>> Volume::flush() {
+  Impl::Counted counted(*impl_, RequestKind::kFlush);
   // Writes that were answered before a snapshot are durable since the seal, before the new chain
   // was published: the delta on top is all there is to flush (docs/durability.md, Snapshot).
   const std::shared_ptr<const Chain> chain = impl_->chain();
   Result<void> result;
   if (chain->parts().delta != nullptr) result = co_await chain->parts().delta->flush();
-  impl_->count(Impl::Kind::kFlush, 0, result);
+  counted.end(0, result.has_value());
   co_return result;
 }
 
 Task<Result<std::vector<Extent>>> Volume::extents(ByteOffset at, std::uint64_t length,
                                                   std::size_t max) {
+  Impl::Counted counted(*impl_, RequestKind::kMap);
   const std::shared_ptr<const Chain> chain = impl_->chain();
+  Result<std::vector<Extent>> result = std::vector<Extent>();
   auto checked = chain->check_range(at, length);
-  if (!checked) co_return checked.error();
-  co_return co_await chain->extents(at, length, max);
+  if (checked) {
+    result = co_await chain->extents(at, length, max);
+  } else {
+    result = checked.error();
+  }
+  counted.end(length, result.has_value());
+  co_return result;
 }
 
 Task<Result<void>> Volume::prefetch(ByteOffset at, std::uint64_t length) {
+  Impl::Counted counted(*impl_, RequestKind::kCache);
   const std::shared_ptr<const Chain> chain = impl_->chain();
-  auto checked = chain->check_range(at, length);
-  if (!checked) co_return checked.error();
+  Result<void> result = chain->check_range(at, length);
   std::vector<std::byte> scratch(
       static_cast<std::size_t>(std::min<std::uint64_t>(length, kMaxReadPiece)));
   const std::uint64_t end = at.value + length;
-  while (at.value < end) {
+  while (result && at.value < end) {
     const auto piece =
         static_cast<std::size_t>(std::min<std::uint64_t>(scratch.size(), end - at.value));
-    auto got = co_await chain->read(0, at, std::span(scratch).first(piece));
-    if (!got) co_return got.error();
+    result = co_await chain->read(0, at, std::span(scratch).first(piece));
     at = at + piece;
     co_await yield_now();
   }
-  co_return Result<void>();
+  counted.end(length, result.has_value());
+  co_return result;
 }
 
 Task<Result<void>> Volume::close() {

@@ -356,12 +356,17 @@ Task<void> bad_requests(Directory& root) {
   must(co_await volume->read(ByteOffset(100), bytes));
   must(co_await volume->flush());
   const Volume::Stats stats = volume->stats();
-  CHECK(stats.reads == 2);
-  CHECK(stats.read_bytes == 4096);
-  CHECK(stats.writes == 3);
-  CHECK(stats.written_bytes == 4096);
-  CHECK(stats.flushes == 1);
-  CHECK(stats.errors == 3);
+  using Kind = Volume::RequestKind;
+  CHECK(stats.of(Kind::kRead).requests() == 2);
+  CHECK(stats.of(Kind::kRead).errors == 1);
+  CHECK(stats.of(Kind::kRead).bytes == 4096);
+  CHECK(stats.of(Kind::kWrite).requests() == 3);
+  CHECK(stats.of(Kind::kWrite).errors == 1);
+  CHECK(stats.of(Kind::kWrite).bytes == 4096);
+  CHECK(stats.of(Kind::kTrim).errors == 1);
+  CHECK(stats.of(Kind::kFlush).requests() == 1);
+  CHECK(stats.of(Kind::kZero).requests() == 0);
+  CHECK(stats.in_flight == 0);
   must(co_await volume->prefetch(ByteOffset(0), record.size));
   must(co_await volume->close());
 }

@@ -68,6 +68,17 @@ inline constexpr std::size_t kMaxPskKey = 512;
 inline constexpr std::size_t kTlsSendBytes = 64u << 10;     ///< encrypted at once, a connection
 inline constexpr std::size_t kTlsReceiveBytes = 64u << 10;  ///< received and not decrypted yet
 
+// Serving a store
+inline constexpr std::size_t kMaxListedExports = 10000;  ///< that LIST tells of
+inline constexpr std::chrono::seconds kIdleOpen{10};     ///< then what no client has is closed
+inline constexpr std::size_t kMaxIdleOpen = 64;          ///< the oldest are closed earlier
+inline constexpr std::size_t kMaxRemembered = 1024;      ///< closed volumes whose counts are kept
+
+// Metrics over HTTP
+inline constexpr std::size_t kMaxMetricsClients = 8;
+inline constexpr std::size_t kMaxHttpRequest = 8u << 10;
+inline constexpr std::chrono::seconds kHttpTimeout{5};  ///< from accept to the last byte
+
 // Control socket
 inline constexpr std::size_t kMaxControlMessage = 1u << 20;
 

@@ -5,6 +5,7 @@
 // overlap may complete in either order, but no block mixes more than what the two wrote.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -13,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "snap/latency.h"
 #include "snap/result.h"
 #include "snap/task.h"
 #include "snap/units.h"
@@ -105,11 +107,24 @@ class Volume {
 
   Parts parts() const;
 
-  /// Requests answered so far and what they moved.
+  enum class RequestKind { kRead, kWrite, kZero, kTrim, kFlush, kMap, kCache };
+  static constexpr std::size_t kRequestKinds = 7;
+  /// Requests of one kind that were answered.
+  struct RequestStats {
+    LatencyHistogram latency;  ///< of all, those that failed too
+    std::uint64_t errors = 0;  ///< that failed
+    std::uint64_t bytes = 0;   ///< of those that did not
+    std::uint64_t requests() const noexcept { return latency.count(); }
+  };
   struct Stats {
-    std::uint64_t reads = 0, writes = 0, flushes = 0, trims = 0;
-    std::uint64_t read_bytes = 0, written_bytes = 0;
-    std::uint64_t errors = 0;
+    std::array<RequestStats, kRequestKinds> kinds;
+    std::uint64_t in_flight = 0;  ///< requests that are not answered yet
+    const RequestStats& of(RequestKind kind) const noexcept {
+      return kinds[static_cast<std::size_t>(kind)];
+    }
+    Stats& operator+=(const Stats& other) noexcept;
+    /// What came since `before`, an earlier state of this one; in_flight stays.
+    Stats& operator-=(const Stats& before) noexcept;
   };
   Stats stats() const noexcept;
 

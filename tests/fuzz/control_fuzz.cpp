@@ -69,8 +69,12 @@ Task<Result<std::string>> do_commit(std::string json, Progress progress) {
 Task<Result<std::string>> do_stat() {
   ServerStat stat;
   stat.connections = 1;
-  stat.volumes.push_back({"vm1", 4096, true, {}});
-  co_return encode_stat(stat);
+  ServedStat volume;
+  volume.name = "vm1";
+  volume.size = 4096;
+  volume.stats.kinds[0].latency.counts[7] = 3;
+  stat.volumes.push_back(volume);
+  co_return encode_stat(stat, true);
 }
 
 Task<Result<std::string>> do_fail(std::string json) {
@@ -174,14 +178,18 @@ std::vector<Seed> seeds() {
   Store::Committed committed;
   committed.image.tags.push_back(*options.name);
   ServerStat stat;
-  stat.volumes.push_back({"vm1", 4096, true, {}});
+  ServedStat volume;
+  volume.name = "vm1";
+  volume.size = 4096;
+  volume.stats.kinds[0].latency.counts[7] = 3;
+  stat.volumes.push_back(volume);
   VolumeRecord record;
   record.name = "vm2";
   record.size = 4096;
   const std::string hello = encode_hello(4711);
   const std::string replies =
       hello + encode_progress({"pack", 1, 2}) + encode_result(encode_committed(committed)) +
-      encode_result(encode_stat(stat)) + encode_error(Error(ErrorCode::kBusy, "in use", 16));
+      encode_result(encode_stat(stat, true)) + encode_error(Error(ErrorCode::kBusy, "in use", 16));
   return {seed("requests", 0, requests),
           seed("requests_slow", kFewReceived | kFewSent, requests),
           seed("hangs_up", kHangsUp, requests),

@@ -104,6 +104,7 @@ Task<Result<int>> run_rollback(Context& context, RollbackCommand command) {
   if (!volume) co_return volume.error();
   auto exists = check_snapshot_exists(volume->record, command.snapshot);
   if (!exists) co_return exists.error();
+  co_await release_idle(&*volume);
   if (volume->holder) co_return in_use(*volume, "rollback");
   std::string change = fmt::format("{} to its snapshot {}", volume->record.name, command.snapshot);
   if (command.dry_run) {
@@ -128,6 +129,7 @@ Task<Result<int>> run_reset(Context& context, ResetCommand command) {
   if (!store) co_return store.error();
   auto volume = co_await find_volume(**store, command.volume);
   if (!volume) co_return volume.error();
+  co_await release_idle(&*volume);
   if (volume->holder) co_return in_use(*volume, "reset");
   std::string change =
       fmt::format("{} to {}", volume->record.name, volume->record.image ? "its image" : "zeros");

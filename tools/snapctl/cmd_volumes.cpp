@@ -178,6 +178,7 @@ Task<Result<Store::Removed>> remove_one(Store& store, std::string text, bool dry
   ObjectName wanted = parse_object_name(text);
   auto volume = co_await find_volume(store, "volume:" + wanted.name);
   if (!volume) co_return volume.error();
+  if (!dry_run) co_await release_idle(&*volume);
   const VolumeRecord& record = volume->record;
   if (wanted.snapshot.empty()) co_return co_await store.remove_volume(record.name, dry_run);
   Store::Removed removed;
@@ -233,6 +234,7 @@ Task<Result<int>> run_rename(Context& context, RenameCommand command) {
   if (!store) co_return store.error();
   auto volume = co_await find_volume(**store, command.volume);
   if (!volume) co_return volume.error();
+  co_await release_idle(&*volume);
   auto renamed = co_await (*store)->rename_volume(volume->record.name, command.name);
   if (!renamed) co_return renamed.error();
   co_return kExitOk;

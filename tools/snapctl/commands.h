@@ -24,6 +24,8 @@ void add_archive_commands(CLI::App& app, Context& context);   // save load
 void add_volume_commands(CLI::App& app, Context& context);    // create clone ls rm rename resize
 void add_snapshot_commands(CLI::App& app, Context& context);  // snapshot snapshots rollback reset
 void add_export_commands(CLI::App& app, Context& context);    // export
+void add_serve_commands(CLI::App& app, Context& context);     // serve
+void add_stat_commands(CLI::App& app, Context& context);      // stat ps
 void add_store_commands(CLI::App& app, Context& context);     // init df prune info version
 void add_set_commands(CLI::App& app, Context& context);       // set
 void add_event_commands(CLI::App& app, Context& context);     // events

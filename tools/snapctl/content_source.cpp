@@ -7,6 +7,7 @@
 
 #include "engine/store/names.h"
 #include "tools/snapctl/names.h"
+#include "tools/snapctl/volume_access.h"
 
 namespace snap::cli {
 
@@ -58,6 +59,7 @@ Task<Result<ContentSource>> open_content(Store& store, std::string text) {
   if (!object) co_return object.error();
   if (object->image) co_return co_await open_image_content(store, *object->image, text);
 
+  if (object->snapshot.empty()) co_await release_idle(&*object->volume);
   const VolumeRecord& record = object->volume->record;
   ContentSource source;
   source.name = text;

@@ -30,8 +30,12 @@ void catch_interrupts() {
   struct sigaction action {};
   sigemptyset(&action.sa_mask);
   action.sa_handler = on_interrupt;
-  for (int signal_number : {SIGINT, SIGTERM, SIGHUP})
-    sigaction(signal_number, &action, nullptr);
+  for (int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    sigaction(signal_number, nullptr, &before);
+    // nohup, or a shell that started us in the background, wants it ignored.
+    if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
+  }
   action.sa_handler = on_alarm;
   sigaction(SIGALRM, &action, nullptr);
   action.sa_handler = SIG_IGN;

@@ -140,6 +140,8 @@ int run_program(int argc, char** argv) {
   add_volume_commands(app, context);
   add_snapshot_commands(app, context);
   add_export_commands(app, context);
+  add_serve_commands(app, context);
+  add_stat_commands(app, context);
   add_store_commands(app, context);
   add_set_commands(app, context);
   add_event_commands(app, context);

@@ -45,8 +45,6 @@ void add_tls_options(CLI::App& command, TlsOptions& options) {
                   "Whether clients need a certificate of the same CA; else on")
       ->check(CLI::IsMember({"on", "off"}))
       ->type_name("on|off");
-  command.add_flag("--insecure", options.insecure,
-                   "Serve on addresses that other machines reach, though clients need no TLS");
 }
 
 Task<Result<nbd::TlsPolicy>> load_tls(TlsOptions options) {

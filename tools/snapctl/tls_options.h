@@ -16,7 +16,6 @@ struct TlsOptions {
   std::string psk;           ///< a file
   std::string mode;          ///< off, allowed or required; empty: as the others say
   std::string verify_peer = "on";
-  bool insecure = false;  ///< reachable from other machines although no one needs TLS
 };
 
 /// Adds them to a command. `options` outlives the parsing.

@@ -6,6 +6,7 @@
 
 #include "engine/server/control_client.h"
 #include "engine/server/remote.h"
+#include "engine/server/volume_server.h"
 #include "tools/snapctl/names.h"
 
 namespace snap::cli {
@@ -23,11 +24,34 @@ Task<Result<std::unique_ptr<server::ControlClient>>> connect_to_holder(VolumeSum
 
 }  // namespace
 
+Task<std::unique_ptr<server::ControlClient>> store_server(std::string store) {
+  auto path = co_await server::store_control_socket(store);
+  if (!path) co_return nullptr;
+  auto client = co_await server::ControlClient::connect(*path);
+  if (!client) co_return nullptr;
+  co_return std::move(*client);
+}
+
+Task<void> release_idle(VolumeSummary* volume) {
+  if (!volume->holder || volume->holder->control_socket.empty()) co_return;
+  auto client = co_await server::ControlClient::connect(volume->holder->control_socket);
+  if (!client) co_return;  // who needs the volume says that it is in use
+  auto released = co_await server::remote_release(**client, volume->record.name);
+  if (released) volume->holder.reset();
+}
+
 Task<Result<VolumeAccess>> VolumeAccess::open(Store& store, std::string text) {
   auto volume = co_await find_volume(store, text);
   if (!volume) co_return volume.error();
-  if (volume->holder && !volume->holder->control_socket.empty())
-    co_return VolumeAccess(store, std::move(*volume), nullptr);
+  if (volume->holder && !volume->holder->control_socket.empty()) {
+    auto client = co_await connect_to_holder(*volume);
+    if (!client) co_return client.error();
+    co_return VolumeAccess(store, std::move(*volume), std::move(*client));
+  }
+  if (!volume->holder) {
+    auto client = co_await store_server(store.path());
+    if (client) co_return VolumeAccess(store, std::move(*volume), std::move(client));
+  }
   Holder self;
   self.pid = getpid();
   auto opened = co_await store.open_volume(volume->record.name, self);
@@ -41,9 +65,7 @@ Task<Result<std::chrono::microseconds>> VolumeAccess::snapshot(std::string snaps
     if (!pause) co_return pause.error();
     co_return pause->writes;
   }
-  auto client = co_await connect_to_holder(summary_);
-  if (!client) co_return client.error();
-  auto pause = co_await server::remote_snapshot(**client, name(), snapshot_name);
+  auto pause = co_await server::remote_snapshot(*server_, name(), snapshot_name);
   if (!pause) co_return pause.error();
   co_return pause->writes;
 }
@@ -53,9 +75,7 @@ Task<Result<void>> VolumeAccess::freeze() {
   if (opened_ != nullptr) {
     frozen = co_await store_->freeze(*opened_);
   } else {
-    auto client = co_await connect_to_holder(summary_);
-    if (!client) co_return client.error();
-    frozen = co_await server::remote_freeze(**client, name());
+    frozen = co_await server::remote_freeze(*server_, name());
   }
   if (!frozen) co_return frozen.error();
   co_return Result<void>();
@@ -67,25 +87,19 @@ Task<Result<void>> VolumeAccess::clone(std::string new_name) {
     if (!record) co_return record.error();
     co_return Result<void>();
   }
-  auto client = co_await connect_to_holder(summary_);
-  if (!client) co_return client.error();
-  auto record = co_await server::remote_clone(**client, name(), new_name);
+  auto record = co_await server::remote_clone(*server_, name(), new_name);
   if (!record) co_return record.error();
   co_return Result<void>();
 }
 
 Task<Result<void>> VolumeAccess::resize(std::uint64_t size) {
   if (opened_ != nullptr) co_return co_await store_->resize(*opened_, size);
-  auto client = co_await connect_to_holder(summary_);
-  if (!client) co_return client.error();
-  co_return co_await server::remote_resize(**client, name(), size);
+  co_return co_await server::remote_resize(*server_, name(), size);
 }
 
 Task<Result<void>> VolumeAccess::set_limit(std::optional<std::uint64_t> bytes) {
   if (opened_ != nullptr) co_return co_await store_->set_volume_limit(*opened_, bytes);
-  auto client = co_await connect_to_holder(summary_);
-  if (!client) co_return client.error();
-  co_return co_await server::remote_set_limit(**client, name(), bytes);
+  co_return co_await server::remote_set_limit(*server_, name(), bytes);
 }
 
 Task<Result<VolumeAccess::Committed>> VolumeAccess::commit(Store::CommitOptions options,
@@ -95,9 +109,7 @@ Task<Result<VolumeAccess::Committed>> VolumeAccess::commit(Store::CommitOptions 
   if (opened_ != nullptr) {
     committed = co_await store_->commit(*opened_, options, progress);
   } else {
-    auto client = co_await connect_to_holder(summary_);
-    if (!client) co_return client.error();
-    committed = co_await server::remote_commit(**client, name(), options, progress);
+    committed = co_await server::remote_commit(*server_, name(), options, progress);
   }
   if (!committed) co_return committed.error();
   // What comes over the control socket lacks layers and history.

@@ -1,5 +1,6 @@
-// VolumeAccess: a volume to work on, whether it is at rest or being served. At rest this process
-// opens it; served, the requests go to the process that has it, over its control socket.
+// VolumeAccess: a volume to work on, whether it is at rest or being served. Served, the requests go
+// to the process that has it, over its control socket; at rest, to the server of the store where
+// one runs, so that clients can have the volume meanwhile, else this process opens it.
 #pragma once
 
 #include <chrono>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/server/control_client.h"
 #include "snap/result.h"
 #include "snap/store.h"
 #include "snap/task.h"
@@ -49,10 +51,20 @@ class VolumeAccess {
  private:
   VolumeAccess(Store& store, VolumeSummary summary, std::unique_ptr<OpenVolume> opened)
       : store_(&store), summary_(std::move(summary)), opened_(std::move(opened)) {}
+  VolumeAccess(Store& store, VolumeSummary summary, std::unique_ptr<server::ControlClient> server)
+      : store_(&store), summary_(std::move(summary)), server_(std::move(server)) {}
 
   Store* store_;
   VolumeSummary summary_;
   std::unique_ptr<OpenVolume> opened_;  // null: served
+  std::unique_ptr<server::ControlClient> server_;
 };
+
+/// The server of the whole store (`serve`); null if none runs that understands us.
+Task<std::unique_ptr<server::ControlClient>> store_server(std::string store);
+
+/// Has a server close the volume that it has open although no client uses it, for commands that
+/// need it at rest; `volume->holder` then is none. Nothing if it is in use.
+Task<void> release_idle(VolumeSummary* volume);
 
 }  // namespace snap::cli

@@ -1,0 +1,42 @@
+// Catalogue: what a server exports under which name. Either the items that it was started with, or
+// whatever volumes and images the store has at the moment of asking: then nothing is kept here, so
+// what is created, removed, renamed or tagged shows at once.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/server/serve_item.h"
+#include "snap/result.h"
+#include "snap/store.h"
+#include "snap/task.h"
+
+namespace snap::server {
+
+/// Used on the loop of the store.
+class Catalogue {
+ public:
+  /// The whole store: volumes as NAME, images as NAME:TAG, snapshots as VOL@SNAP (which are not
+  /// listed). There is no default export.
+  explicit Catalogue(Store& store) : store_(store), whole_store_(true) {}
+  struct Fixed {};
+  /// What add() is given. The first is the default export.
+  Catalogue(Store& store, Fixed) : store_(store), whole_store_(false) {}
+  Task<Result<ServedItem>> add(ServeItem item);
+
+  bool whole_store() const noexcept { return whole_store_; }
+  /// At most kMaxListedExports; what is damaged is left out.
+  Task<Result<std::vector<ServedItem>>> list();
+  /// By the exact name of the export; empty: the default one. NotFound if there is none.
+  Task<Result<ServedItem>> find(std::string name);
+
+ private:
+  Task<Result<ServedItem>> look_at(ServeItem item);
+  Task<Result<ServedItem>> find_in_store(std::string name);
+
+  Store& store_;
+  const bool whole_store_;
+  std::vector<ServedItem> items_;
+};
+
+}  // namespace snap::server
