@@ -84,6 +84,7 @@ Task<Result<void>> Connection::serve() {
   session_ = std::move(**session);
   phase_ = Phase::kTransmission;
   handshake_timer_.wake();
+  if (entered_) entered_(*session_.device, stream_.tls() != nullptr);
 
   helpers_.add();
   EventLoop::current()->spawn(send_replies());

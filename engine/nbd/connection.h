@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string_view>
 
 #include "engine/io/sync.h"
@@ -47,6 +48,11 @@ class Connection {
   /// Serves the client to its end. Protocol (it broke the rules, or was too slow in the handshake)
   /// or Io say what ended it badly; a client that leaves, politely or not, is no error.
   Task<Result<void>> run();
+
+  /// Called once the client has an export. Before run().
+  void when_entered(std::function<void(const Export& device, bool tls)> call) {
+    entered_ = std::move(call);
+  }
 
   // From the loop's thread, while run() runs.
 
@@ -83,6 +89,7 @@ class Connection {
   const TlsPolicy tls_;
   ByteStream stream_;
   Session session_;
+  std::function<void(const Export&, bool)> entered_;
 
   // The order matters: requests hold buffers of the pool.
   MemoryAccount account_;

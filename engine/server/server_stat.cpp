@@ -78,6 +78,16 @@ ServedStat volume_of(const json& value) {
   return out;
 }
 
+json clients_json(const std::vector<ClientStat>& clients) {
+  json out = json::array();
+  for (const ClientStat& c : clients)
+    out.push_back({{"name", c.name},
+                   {"export", c.export_name},
+                   {"tls", c.tls},
+                   {"connected", c.connected.count()}});
+  return out;
+}
+
 }  // namespace
 
 std::string_view kind_name(Volume::RequestKind kind) noexcept {
@@ -96,7 +106,8 @@ std::string encode_stat(const ServerStat& stat, bool counts) {
                     {"accepted", stat.accepted},
                     {"turned_away", stat.turned_away},
                     {"ended_badly", stat.ended_badly},
-                    {"volumes", std::move(list)}});
+                    {"volumes", std::move(list)},
+                    {"clients", clients_json(stat.clients)}});
 }
 
 Result<ServerStat> decode_stat(std::string_view text) {
@@ -121,6 +132,14 @@ Result<ServerStat> decode_stat(std::string_view text) {
   if (list == value.end() || !list->is_array()) return stat;
   for (const json& v : *list) {
     if (v.is_object()) stat.volumes.push_back(volume_of(v));
+  }
+  const auto clients = value.find("clients");
+  if (clients == value.end() || !clients->is_array()) return stat;
+  for (const json& c : *clients) {
+    if (!c.is_object()) continue;
+    stat.clients.push_back({json_field(c, "name", std::string()),
+                            json_field(c, "export", std::string()), json_field(c, "tls", false),
+                            std::chrono::seconds(json_field(c, "connected", std::int64_t{0}))});
   }
   return stat;
 }

@@ -27,6 +27,14 @@ struct ServedStat {
   Volume::Stats stats;
 };
 
+/// A client that is connected.
+struct ClientStat {
+  std::string name;         ///< "client with pid 7", or its address
+  std::string export_name;  ///< empty: it is in the handshake
+  bool tls = false;
+  std::chrono::seconds connected{0};
+};
+
 struct ServerStat {
   std::string command;  ///< "export" or "serve"
   std::string store;    ///< path
@@ -35,6 +43,7 @@ struct ServerStat {
   std::uint64_t connections = 0;       ///< now
   std::uint64_t accepted = 0, turned_away = 0, ended_badly = 0;  ///< connections since the start
   std::vector<ServedStat> volumes;
+  std::vector<ClientStat> clients;  ///< of all exports, newest first
 };
 
 /// The word for a kind of request in JSON, metrics and tables: "read", "write", ...
@@ -43,6 +52,7 @@ std::string_view kind_name(Volume::RequestKind kind) noexcept;
 /// {"command","store","uptime","addresses":[],"connections","accepted","turned_away",
 /// "ended_badly","volumes":[{"name","kind","size","read_only","open","connections","dirty",
 /// "allocated","in_flight","requests":{KIND:{"errors","bytes","total_ns","latency":[[BUCKET,N]]}}}]}
+/// "clients":[{"name","export","tls","connected"}] stands beside "volumes".
 /// Without `counts` the requests are left out.
 std::string encode_stat(const ServerStat& stat, bool counts);
 Result<ServerStat> decode_stat(std::string_view json);

@@ -300,6 +300,12 @@ ServerStat VolumeServer::Impl::stat(const std::string& volume, bool counts) cons
   out.turned_away = connections.turned_away;
   out.ended_badly = connections.ended_badly;
   out.volumes = stat_of_exports(*open_, volume, counts, options_.read_only);
+  const auto now = std::chrono::steady_clock::now();
+  for (const ClientInfo& client : connections.clients.all()) {
+    if (!volume.empty() && client.export_name != volume) continue;
+    out.clients.push_back({client.name, client.export_name, client.tls,
+                           std::chrono::duration_cast<std::chrono::seconds>(now - client.since)});
+  }
   return out;
 }
 

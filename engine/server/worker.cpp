@@ -93,6 +93,9 @@ Task<void> Worker::serve_connection(Socket socket) {
   const std::string name = socket.name();
   {
     nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits, shared_.tls);
+    ClientList::Place place(shared_.clients, name);
+    connection.when_entered(
+        [&place](const nbd::Export& device, bool tls) { place.has_entered(device.name(), tls); });
     connections_.insert(&connection);
     auto ended = co_await connection.run();
     connections_.erase(&connection);
@@ -137,7 +140,8 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
 
 void WorkerPool::give(Socket socket) {
   if (memory_is_short()) {
-    complain(shared_, "a client was turned away: the server is out of memory");
+    ++shared_.turned_away;
+    log_limited(shared_.complaints, "a client was turned away: the server is out of memory");
     return;
   }
   if (shared_.connections >= max_connections_) {

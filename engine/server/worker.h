@@ -16,6 +16,7 @@
 #include "engine/io/sync.h"
 #include "engine/nbd/connection.h"
 #include "engine/nbd/export.h"
+#include "engine/server/client_list.h"
 #include "engine/server/log.h"
 #include "snap/event_loop.h"
 #include "snap/result.h"
@@ -32,6 +33,7 @@ struct WorkerShared {
   std::atomic<std::size_t> connections{0};
   std::atomic<std::uint64_t> accepted{0}, turned_away{0}, ended_badly{0};  ///< since the start
   WaitGroup running;  ///< workers whose thread has not ended
+  ClientList clients;
   RateLimit complaints{20, 1};
 };
 

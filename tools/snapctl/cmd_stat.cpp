@@ -240,6 +240,13 @@ Json server_json(const Found& found) {
                        {"read_only", v.read_only},
                        {"connections", v.connections}});
   }
+  Json clients = Json::array();
+  for (const server::ClientStat& c : stat.clients) {
+    clients.push_back({{"name", c.name},
+                       {"export", c.export_name.empty() ? Json(nullptr) : Json(c.export_name)},
+                       {"tls", c.tls},
+                       {"connected", c.connected.count()}});
+  }
   return {{"pid", found.pid},
           {"command", stat.command},
           {"store", stat.store},
@@ -247,7 +254,30 @@ Json server_json(const Found& found) {
           {"control_socket", found.socket},
           {"addresses", stat.addresses},
           {"connections", stat.connections},
-          {"exports", exports}};
+          {"exports", exports},
+          {"clients", clients}};
+}
+
+/// "pid 7" of "client with pid 7", "[::1]:5000" of "client [::1]:5000".
+std::string short_name(std::string_view name) {
+  for (const std::string_view prefix : {"client ", "with "})
+    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
+  return printable(std::string(name));
+}
+
+/// Whom an export has: the names of some, and how many more.
+std::string clients_of(const server::ServerStat& stat, const std::string& name) {
+  constexpr std::size_t kNamed = 3;
+  std::vector<std::string> named;
+  std::size_t count = 0;
+  for (const server::ClientStat& client : stat.clients) {
+    if (client.export_name != name) continue;
+    if (++count <= kNamed) named.push_back(short_name(client.name) + (client.tls ? " (TLS)" : ""));
+  }
+  if (count == 0) return "-";
+  std::string out = fmt::format("{}", fmt::join(named, ", "));
+  if (count > kNamed) out += fmt::format(" and {} more", count - kNamed);
+  return out;
 }
 
 void add_rows(Table& table, const Found& found) {
@@ -257,11 +287,11 @@ void add_rows(Table& table, const Found& found) {
   const std::size_t own = row.size();
   for (const server::ServedStat& v : stat.volumes) {
     row.resize(own);
-    row.insert(row.end(), {v.kind, printable(v.name), std::to_string(v.connections)});
+    row.insert(row.end(), {v.kind, printable(v.name), clients_of(stat, v.name)});
     table.add(row);
   }
   if (!stat.volumes.empty()) return;
-  row.insert(row.end(), {"-", "-", std::to_string(stat.connections)});
+  row.insert(row.end(), {"-", "-", clients_of(stat, std::string())});
   table.add(row);
 }
 
@@ -314,9 +344,11 @@ void add_stat_commands(CLI::App& app, Context& context) {
       "Example:\n  " SNAPCTL_PROGRAM_NAME " stat web --watch 1");
   set_action(stat, context, command, run_stat);
 
-  CLI::App* ps = app.add_subcommand("ps", "List servers, what they have open, and for how many")
+  CLI::App* ps = app.add_subcommand("ps", "List servers, what they have open, and for whom")
                      ->group(kAccessGroup);
-  ps->footer("Finds servers of this user, of every store, by their control sockets.");
+  ps->footer(
+      "Finds servers of this user, of every store, by their control sockets. Clients on a unix\n"
+      "socket are told by their pid, others by their address; --json tells of all of them.");
   set_action(ps, context, run_ps);
 }
 
