@@ -404,6 +404,9 @@ Task<void> many_flushes(Rig* rig) {
     must(done);
   }
   CHECK(delta->stats().checkpoints >= 4);
+  delta->stop(Error(ErrorCode::kIo, "the process died"));
+  auto drained = co_await delta->close();  // what runs in the background ends; nothing else
+  CHECK(!drained);
   delta.reset();
   auto opened = co_await rig->open(Delta::Mode::kReadWrite);
   delta = must(std::move(opened));

@@ -87,7 +87,7 @@ std::int64_t run_file_op(const IoOp& op) noexcept {
                  ? 0
                  : -errno;
     case IoOpcode::kLostWrite:
-      return ::sync_file_range(op.fd, kBeyondFiles, kPageBytes, SYNC_FILE_RANGE_WAIT_BEFORE) == 0
+      return ::sync_file_range(op.fd, kBeyondFiles, kBeyondLength, SYNC_FILE_RANGE_WAIT_BEFORE) == 0
                  ? 0
                  : -errno;
     default:
