@@ -169,7 +169,13 @@ Task<void> make_small_delta(SimDisk* disk, bool close, std::vector<Contents>* st
     if (i == 2) break;
     must(co_await delta->trim(ByteOffset((5 + i) * kChunkSize), kChunkSize, durable));
   }
-  if (close) must(co_await delta->close());
+  if (close) {
+    must(co_await delta->close());
+  } else {
+    delta->stop(Error(ErrorCode::kIo, "the process died"));
+    auto drained = co_await delta->close();  // what runs in the background ends; nothing else
+    CHECK(!drained);
+  }
 }
 
 struct Flips {

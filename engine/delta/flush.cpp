@@ -29,6 +29,7 @@ constexpr std::size_t kGatherers = 16;
 constexpr std::uint64_t kWritebackTurn = 8u << 20;
 constexpr std::uint64_t kWritebackPiece = 1u << 30;
 constexpr std::chrono::seconds kShortArea{1};
+constexpr std::uint64_t kMiddlingArea = 16u << 20;
 }  // namespace
 
 void DeltaImpl::mark(std::atomic<std::uint64_t>& epoch_of_last) {
@@ -355,12 +356,12 @@ Task<Result<void>> DeltaImpl::make_room(std::uint64_t length) {
   }
   journal_->switch_area();
   start_background_checkpoint();
-  // An area that lasts for less than a second makes checkpoints frequent, and commits wait for
-  // them.
+  // Areas that last for less than a second make checkpoints frequent, and commits wait for them.
+  // They grow to a middling length, though: zeros are written for it, and recovery has to read it.
   const auto now = EventLoop::current()->now();
   const auto lasted = now - std::exchange(area_begun_, now);
-  if (lasted > EventLoop::Clock::duration::zero() && lasted < kShortArea)
-    want_larger_journal(length);
+  const bool short_lived = lasted > EventLoop::Clock::duration::zero() && lasted < kShortArea;
+  if (short_lived && journal_->area_length() < kMiddlingArea) want_larger_journal(length);
   co_return Result<void>();
 }
 

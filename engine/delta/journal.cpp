@@ -9,7 +9,7 @@ namespace snap {
 namespace {
 constexpr std::size_t kScanBytes = 256u << 10;
 constexpr std::size_t kZeroBytes = 256u << 10;  ///< of zeros written at a time
-constexpr std::uint64_t kGrowth = 8;            ///< an area grows by this factor
+constexpr std::uint64_t kGrowth = 4;            ///< an area grows by this factor
 
 /// Where the last block that the changes name as data ends in the data file.
 std::uint64_t end_of_data(std::span<const Change> changes) {

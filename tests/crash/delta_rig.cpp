@@ -107,12 +107,16 @@ class DeltaRig final : public Rig {
   }
 
   Task<Result<void>> tidy() override { co_return Result<void>(); }
-  void abandon() override { delta_.reset(); }
+  // What runs in the background may still use it, and fails.
+  void abandon() override {
+    if (delta_ != nullptr) dead_.push_back(std::move(delta_));
+  }
 
  private:
   SimDisk& disk_;
   Below below_;
   std::unique_ptr<Delta> delta_;
+  std::vector<std::unique_ptr<Delta>> dead_;
 };
 
 }  // namespace

@@ -130,9 +130,9 @@ class StoreRig final : public Rig {
     co_return Result<void>();
   }
 
+  // What runs in the background may still use them, and fails.
   void abandon() override {
-    volume_.reset();
-    store_.reset();
+    if (store_ != nullptr) dead_.emplace_back(std::move(store_), std::move(volume_));
   }
 
  private:
@@ -231,6 +231,7 @@ class StoreRig final : public Rig {
   SimDisk& disk_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<OpenVolume> volume_;
+  std::vector<std::pair<std::unique_ptr<Store>, std::unique_ptr<OpenVolume>>> dead_;
 };
 
 }  // namespace
