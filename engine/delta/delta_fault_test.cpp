@@ -201,6 +201,43 @@ TEST_CASE("a write that the kernel lost before any sync ends writes as soon as i
   loop.run(lost_write(&disk));
 }
 
+namespace {
+Task<void> fail_first_journal_sync(SimDisk* disk) {
+  PatternSource below;
+  const std::vector<std::byte> block(kBlockSize, std::byte{1});
+  Delta::CreateOptions options{test_uuid(3), kSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  // The zeros of the journal's areas.
+  disk->inject({SimOpKind::kDataSync, 1, EIO, 0});
+  auto written = co_await delta->write(ByteOffset(0), block, below, Durability::kDurable);
+  CHECK(!written);
+  auto closed = co_await delta->close();
+  CHECK(!closed);
+  // On the same boot: the areas look as if they were there.
+  delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
+  must(co_await delta->write(ByteOffset(0), block, below, Durability::kDurable));
+  disk->freeze_after(0);
+  closed = co_await delta->close();
+  CHECK(!closed);
+}
+
+Task<void> read_first_block(SimDisk* disk, std::vector<std::byte>* out) {
+  auto delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
+  must(co_await delta->read(ByteOffset(0), *out));
+  must(co_await delta->close());
+}
+}  // namespace
+
+TEST_CASE("a journal whose areas were never stored is not written to as if they were") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(fail_first_journal_sync(&disk));
+  disk.crash_all_lost();
+  std::vector<std::byte> block(kBlockSize);
+  loop.run(read_first_block(&disk, &block));
+  CHECK(block == std::vector<std::byte>(kBlockSize, std::byte{1}));
+}
+
 TEST_CASE("a sync that failed makes the delta read-only until it is opened again") {
   SimDisk disk;
   SimLoop loop(1);

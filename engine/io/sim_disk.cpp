@@ -319,9 +319,13 @@ std::optional<std::int64_t> SimDisk::advance(IoOp& op, Flight& flight) {
         kind == SimOpKind::kSync || kind == SimOpKind::kDataSync || kind == SimOpKind::kLostWrite;
     if (kind != SimOpKind::kRead && !file.writable_ && !syncs) return -EBADF;
     if (moves && file.direct_ && !is_aligned(op)) return -EINVAL;
+    if (syncs && file.failures_told_ < failures_of(file.inode_).count) return lost(op, flight);
     if (const int err = fault(kind, &flight.limit); err != 0) {
-      if (syncs) (void)simple(op, flight, true);
-      return -err;
+      if (!syncs) return -err;
+      SyncFailures& failures = sync_failures_[file.inode_];
+      ++failures.count;
+      failures.error = err;
+      return lost(op, flight);
     }
     flight.limit = moves ? std::min(flight.limit, bytes_of(op)) : 0;
   }
@@ -329,6 +333,19 @@ std::optional<std::int64_t> SimDisk::advance(IoOp& op, Flight& flight) {
   if (kind == SimOpKind::kWrite) return write(op, flight);
   if (kind == SimOpKind::kLostWrite) return 0;  // nothing is lost but by injection
   return simple(op, flight, false);
+}
+
+SimDisk::SyncFailures SimDisk::failures_of(InodeId file) const {
+  const auto found = sync_failures_.find(file);
+  return found == sync_failures_.end() ? SyncFailures{} : found->second;
+}
+
+std::int64_t SimDisk::lost(IoOp& op, const Flight& flight) {
+  SimFile& file = static_cast<SimFile&>(*op.file);
+  const SyncFailures failures = failures_of(file.inode_);
+  file.failures_told_ = failures.count;
+  (void)simple(op, flight, true);
+  return -failures.error;
 }
 
 std::int64_t SimDisk::read(IoOp& op, Flight& flight) {

@@ -15,7 +15,8 @@
 // - Operations in flight complete in any order (SimLoop's seed).
 // - A sync that fails makes the kernel forget: what it covered stays visible, no later sync stores
 //   it, and drop_cache() shows what the disk has (as Linux does). A lost write-back (kLostWrite) is
-//   the same, told by check_writeback().
+//   the same, told by check_writeback(). Every other handle that was open then hears of it, too, at
+//   its next sync or check, once.
 // - Injected: the n-th operation of a kind fails with an errno or is short; no space beyond a
 //   limit; the disk freezes after n changes: all that follows fails with EIO.
 // Not modelled: a disk that lies about a sync, bit rot, misdirected writes.
@@ -124,12 +125,21 @@ class SimDisk final : public SimDevice {
     std::set<const void*> shared;
   };
 
+  /// Syncs of a file that failed.
+  struct SyncFailures {
+    std::uint64_t count = 0;
+    int error = 0;  ///< of the last
+  };
+  SyncFailures failures_of(InodeId file) const;
+
   void freeze();
   void begin(IoOp& op);
   std::optional<std::int64_t> advance(IoOp& op, Flight& flight);
   std::int64_t read(IoOp& op, Flight& flight);
   std::optional<std::int64_t> write(IoOp& op, Flight& flight);
   std::int64_t simple(IoOp& op, const Flight& flight, bool failed);
+  /// A sync that fails: tells this handle of all that failed so far.
+  std::int64_t lost(IoOp& op, const Flight& flight);
 
   /// The errno of the fault that is due for this operation; 0 if there is none.
   int fault(SimOpKind kind, std::uint64_t* limit = nullptr);
@@ -145,6 +155,7 @@ class SimDisk final : public SimDevice {
   std::unordered_map<IoOp*, Flight> flights_;
   std::map<InodeId, unsigned> open_;  ///< handles
   std::map<InodeId, Locks> locks_;
+  std::map<InodeId, SyncFailures> sync_failures_;
   std::uint64_t generation_ = 0;  ///< grows with each power cut
   std::uint64_t next_operation_ = 1;
 

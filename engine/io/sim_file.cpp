@@ -32,6 +32,7 @@ SimFile::SimFile(std::string path, SimDisk& disk, InodeId inode, const OpenFlags
       disk_(disk),
       inode_(inode),
       generation_(disk.generation_),
+      failures_told_(disk.failures_of(inode).count),
       writable_(flags.write),
       direct_(flags.direct) {
   ++disk_.open_[inode_];

@@ -29,6 +29,7 @@ class SimFile final : public File {
   SimDisk& disk_;
   const InodeId inode_;
   const std::uint64_t generation_;
+  std::uint64_t failures_told_;  ///< of syncs of the inode; under the disk's lock
   const bool writable_;
   const bool direct_;
 };

@@ -125,6 +125,22 @@ Task<bool> read_beside_write(Directory& dir) {
 
 // ---- Faults
 
+Task<void> sync_on_handles(SimDisk& disk, Directory& root) {
+  auto one = must(co_await root.open("f", for_write()));
+  auto other = must(co_await root.open("f", for_write()));
+  must(co_await write_all(*one, bytes_of("new"), ByteOffset(0)));
+  disk.inject({SimOpKind::kDataSync, 1, EIO, 0});
+  auto failed = co_await data_sync(*one);
+  REQUIRE(!failed);
+  auto later = must(co_await root.open("f", for_write()));
+  must(co_await data_sync(*later));
+  must(co_await data_sync(*one));
+  auto told = co_await check_writeback(*other);
+  REQUIRE(!told);
+  CHECK(told.error().sys_errno() == EIO);
+  must(co_await full_sync(*other));
+}
+
 Task<void> failed_sync(SimDisk& disk, Directory& dir) {
   auto file = must(co_await dir.open("f", for_write()));
   must(co_await dir.sync());
@@ -465,6 +481,12 @@ TEST_CASE("what a failed sync covered is not stored by a later one") {
   run_on(1, failed_sync(disk, *root));
   disk.crash_all_lost();
   CHECK(visible(disk, "f") == "old");
+}
+
+TEST_CASE("every handle that is open hears of a failed sync once, later ones do not") {
+  SimDisk disk;
+  auto root = disk.root();
+  run_on(1, sync_on_handles(disk, *root));
 }
 
 TEST_CASE("injected short and failed operations come when they are due, once") {
