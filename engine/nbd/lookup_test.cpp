@@ -67,6 +67,25 @@ TEST_CASE("each option that needs exports has them looked up first, and only wha
   CHECK(wanted(Option::kExportName, Bytes(4097)).first == Kind::kNothing);
 }
 
+TEST_CASE("where TLS is required nothing is looked up before it has started") {
+  FixedExports exports;
+  Negotiation negotiation(exports, TlsPolicy::Mode::kRequired);
+  const auto kind = [&negotiation](Option option, const Bytes& data) {
+    return negotiation.wanted(static_cast<std::uint32_t>(option), data).kind;
+  };
+  const auto nothing = [&kind] {
+    return kind(Option::kList, {}) == Kind::kNothing &&
+           kind(Option::kExportName, text_bytes("disk")) == Kind::kNothing &&
+           kind(Option::kInfo, Wire::info_data("disk")) == Kind::kNothing &&
+           kind(Option::kGo, Wire::info_data("disk")) == Kind::kNothing &&
+           kind(Option::kSetMetaContext, Wire::context_data("disk", {})) == Kind::kNothing;
+  };
+  CHECK(nothing());
+  negotiation.tls_started();
+  CHECK(kind(Option::kGo, Wire::info_data("disk")) == Kind::kUse);
+  CHECK(kind(Option::kList, {}) == Kind::kList);
+}
+
 TEST_CASE(
     "an export that is opened for GO is served, and one that is not is refused with the reason") {
   LazyTable table;

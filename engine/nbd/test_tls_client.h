@@ -38,6 +38,13 @@ class TlsWire final : public Wire {
     must_ack(Option::kStartTls);
     return handshake();
   }
+  /// A whole handshake under TLS. Throws unless it succeeds.
+  void enter_encrypted(std::string_view name) {
+    greet();
+    if (start() != 0) throw std::runtime_error("the TLS handshake failed");
+    option(Option::kGo, info_data(name));
+    must_ack(Option::kGo);
+  }
   int handshake() {
     std::string key = options_.key;
     const gnutls_datum_t datum{reinterpret_cast<unsigned char*>(key.data()),

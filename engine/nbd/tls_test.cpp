@@ -245,10 +245,7 @@ TEST_CASE_METHOD(Fixture, "under TLS what is written is read back, small and lar
   const char* versions = GENERATE("+VERS-TLS1.3", "+VERS-TLS1.2");
   Served served(*this, required, {}, kind);
   TlsWire wire(served.client.get(), {.versions = versions});
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   for (const std::uint32_t size : {1u, 512u, 16384u, 16385u, 65536u, 100000u, kSize}) {
     const Bytes data = pattern(size);
     wire.request(Command::kWrite, size, 0, size, 0, data);
@@ -262,10 +259,7 @@ TEST_CASE_METHOD(Fixture, "under TLS what is written is read back, small and lar
 TEST_CASE_METHOD(Fixture, "under TLS many requests in one send are all answered") {
   Served served(*this, required);
   TlsWire wire(served.client.get());
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   constexpr std::uint64_t kMany = 2000;
   Bytes all;
   for (std::uint64_t cookie = 0; cookie < kMany; ++cookie) {
@@ -287,10 +281,7 @@ TEST_CASE_METHOD(Fixture, "under TLS many requests in one send are all answered"
 TEST_CASE_METHOD(Fixture, "the server ends with a close_notify") {
   Served served(*this, required);
   TlsWire wire(served.client.get());
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   SECTION("to a client that says good-bye") {
     wire.request(Command::kDisconnect, 1, 0, 0);
   }
@@ -345,10 +336,7 @@ TEST_CASE_METHOD(Fixture,
                  "under TLS a drain answers what has arrived with ESHUTDOWN, then closes") {
   Served served(*this, required);
   TlsWire wire(served.client.get());
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   wire.request(Command::kFlush, 1, 0, 0);
   CHECK(wire.chunk().error == WireError::kNone);
   // Sent while the server is about to drain: each is either done or refused, none is forgotten.
@@ -366,10 +354,7 @@ TEST_CASE_METHOD(Fixture,
 TEST_CASE_METHOD(Fixture, "under TLS replies to what was in flight come after a half-close") {
   Served served(*this, required);
   TlsWire wire(served.client.get());
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   disk->hold_reads();
   for (std::uint64_t i = 0; i < 20; ++i)
     wire.request(Command::kRead, i, 0, 512);
@@ -396,19 +381,13 @@ TEST_CASE_METHOD(Fixture, "under TLS a client that does not read stops only itse
   limits.requests = 8;
   Served stuck(*this, required, limits);
   TlsWire silent(stuck.client.get());
-  silent.greet();
-  REQUIRE(silent.start() == 0);
-  silent.option(Option::kGo, Wire::info_data("disk"));
-  silent.must_ack(Option::kGo);
+  silent.enter_encrypted("disk");
   for (std::uint64_t cookie = 0; cookie < 200; ++cookie)
     silent.request(Command::kRead, cookie, 0, 1u << 20);
 
   Served served(*this, required);
   TlsWire wire(served.client.get());
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   wire.request(Command::kFlush, 7, 0, 0);
   CHECK(wire.chunk().cookie == 7);
 
@@ -427,10 +406,7 @@ TEST_CASE_METHOD(Fixture, "a client may ask for new keys within TLS 1.3, and get
   answers = 0;
   Served served(*this, required);
   TlsWire wire(served.client.get(), {.versions = "+VERS-TLS1.3"});
-  wire.greet();
-  REQUIRE(wire.start() == 0);
-  wire.option(Option::kGo, Wire::info_data("disk"));
-  wire.must_ack(Option::kGo);
+  wire.enter_encrypted("disk");
   const auto count = [](gnutls_session_t, unsigned, unsigned, unsigned incoming,
                         const gnutls_datum_t*) {
     answers += incoming != 0 ? 1 : 0;

@@ -1,6 +1,8 @@
-// Latencies: a histogram of durations with 1.6 % resolution, from 1 ns to over an hour, in 16 KiB.
+// Latencies: a histogram of durations with 1.6 % resolution, from 1 ns to over an hour: finer than
+// the server's (snap/latency.h), for ratios of what servers do.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <chrono>
@@ -32,7 +34,7 @@ class Latencies {
     std::uint64_t seen = 0;
     for (std::size_t i = 0; i < kSlots; ++i) {
       seen += counts_[i];
-      if (seen > rank) return static_cast<double>(upper_end(i)) / 1e3;
+      if (seen > rank) return std::min(static_cast<double>(upper_end(i)) / 1e3, worst());
     }
     return worst();
   }

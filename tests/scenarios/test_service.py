@@ -78,6 +78,19 @@ def test_passed_sockets_that_make_no_sense_are_refused(base, tmp_path):
     assert "--detach" in server.communicate(timeout=20)[1] and server.returncode == 64
 
 
+def test_a_passed_socket_that_other_machines_reach_needs_tls_or_insecure(base):
+    base("create", "web", "--from", "base:1")
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        server = activated(base, [listening], "export", "web")
+        err = server.communicate(timeout=20)[1]
+        assert server.returncode not in (0, None) and "without TLS" in err and "--insecure" in err
+        server = activated(base, [listening], "export", "web", "--insecure")
+        with Client(f"nbd://127.0.0.1:{listening.getsockname()[1]}/web") as h:
+            assert bytes(h.pread(4096, 0)) == base.base[:4096]
+        server.terminate()
+        assert server.communicate(timeout=30)[1] is not None and server.returncode == 0
+
+
 # ---- What a service manager hears
 
 class Manager:
