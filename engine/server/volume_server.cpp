@@ -201,7 +201,9 @@ Task<Result<void>> VolumeServer::Impl::start_servers() {
   auto control = co_await listen_on(std::move(control_endpoint));
   if (!control) {
     if (whole_store() && control.error().code() == ErrorCode::kBusy)
-      co_return control.error().with_context("another server has store " + options_.store);
+      co_return Error(ErrorCode::kBusy,
+                      "another server has store " + options_.store +
+                          ": use that one (ps tells its pid and socket), or stop it first");
     co_return control.error();
   }
   control_ = std::make_unique<ControlServer>(std::move(*control));
