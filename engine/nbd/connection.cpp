@@ -54,6 +54,12 @@ Connection::Connection(Socket socket, ExportTable& exports, ConnectionLimits lim
       replies_(requests_),
       handshake_timer_(limits.handshake) {}
 
+void Connection::begin_with(std::shared_ptr<Export> device) {
+  session_.device = std::move(device);
+  asks_again_ = true;
+  phase_ = Phase::kTransmission;
+}
+
 Task<Result<void>> Connection::run() {
   helpers_.add();
   EventLoop::current()->spawn(watch_handshake());
@@ -69,7 +75,7 @@ Task<Result<void>> Connection::run() {
 }
 
 Task<void> Connection::watch_handshake() {
-  co_await handshake_timer_;
+  if (phase_ == Phase::kHandshake) co_await handshake_timer_;
   if (phase_ == Phase::kHandshake && !EventLoop::current()->stopping()) {
     too_slow_ = true;
     stream_.hang_up();
@@ -77,13 +83,23 @@ Task<void> Connection::watch_handshake() {
   helpers_.done();
 }
 
-Task<Result<void>> Connection::serve() {
+/// Brings the client to an export. False: it left before.
+Task<Result<bool>> Connection::enter() {
   auto session = co_await negotiate(stream_, exports_, tls_);
   if (!session) co_return session.error();
-  if (!*session) co_return Result<void>();
+  if (!*session) co_return false;
   session_ = std::move(**session);
   phase_ = Phase::kTransmission;
   handshake_timer_.wake();
+  co_return true;
+}
+
+Task<Result<void>> Connection::serve() {
+  if (phase_ == Phase::kHandshake) {
+    auto entered = co_await enter();
+    if (!entered) co_return entered.error();
+    if (!*entered) co_return Result<void>();
+  }
   if (entered_) entered_(*session_.device, stream_.tls() != nullptr);
 
   helpers_.add();
@@ -116,7 +132,8 @@ RequestRules Connection::rules() const noexcept {
   rules.headers = session_.headers;
   rules.has_contexts = !session_.contexts.empty();
   rules.draining = draining_;
-  rules.no_memory = memory_is_short();
+  // To a block device's users ENOMEM is an I/O error, so what it asks for lives off the reserve.
+  rules.no_memory = !asks_again_ && memory_is_short();
   return rules;
 }
 
@@ -131,11 +148,12 @@ Task<Result<void>> Connection::receive_requests() {
   const bool extended = session_.headers == Headers::kExtended;
   const std::size_t header_bytes = extended ? kExtendedRequestBytes : kRequestBytes;
   for (;;) {
+    if (draining_ && asks_again_) co_return Result<void>();
     if (stream_.buffered().size() < header_bytes) {
       auto have = co_await stream_.fill(header_bytes);
       if (!have) co_return have.error();
       if (!*have) {
-        if (stream_.buffered().empty()) co_return Result<void>();
+        if (stream_.buffered().empty() || (draining_ && asks_again_)) co_return Result<void>();
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a request");
       }
     }
@@ -165,14 +183,17 @@ Task<Result<void>> Connection::receive_requests() {
     if (size != 0) {
       request->data = buffers_.take(size);
       if (!request->data) co_await wait_for_memory(request, size);
+      if (!request->data && asks_again_) {
+        drop(request);
+        co_return Result<void>();
+      }
     }
     if (verdict.payload != 0) {
       auto whole = co_await receive_payload(request);
       if (!whole || !*whole) {
-        --in_flight_;
-        bytes_charged_ -= request->charged;
-        requests_.give_back(request);
+        drop(request);
         if (!whole) co_return whole.error();
+        if (draining_ && asks_again_) co_return Result<void>();
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a payload");
       }
     }
@@ -180,11 +201,20 @@ Task<Result<void>> Connection::receive_requests() {
   }
 }
 
-/// Until other connections, or this one's own replies, give some back.
+/// Forgets a request that was not started.
+void Connection::drop(Request* request) noexcept {
+  --in_flight_;
+  bytes_charged_ -= request->charged;
+  requests_.give_back(request);
+}
+
+/// Until other connections, or this one's own replies, give some back. A block device waits as long
+/// as it takes: to its users ENOMEM is an I/O error.
 Task<void> Connection::wait_for_memory(Request* request, std::size_t size) {
   const auto give_up = EventLoop::current()->now() + limits_.memory_patience;
   while (!request->data) {
-    if (draining_ || send_failed_ || EventLoop::current()->now() >= give_up) {
+    const bool late = !asks_again_ && EventLoop::current()->now() >= give_up;
+    if (draining_ || send_failed_ || late) {
       request->verdict.error = draining_ ? WireError::kShutdown : WireError::kNoMem;
       request->verdict.reason = "the server has no memory for the request now";
       co_return;

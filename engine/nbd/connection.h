@@ -14,6 +14,8 @@
 //   request that gets none waits kMemoryPatience, and then gets ENOMEM.
 // - Everything runs on the loop that run() was started on.
 // - A request that was started is finished, whether its client is still there or not.
+// - A kernel's block device is never told of a shutdown or of short memory, which its users would
+//   get as I/O errors: it waits, or is hung up on and asks again on another connection.
 #pragma once
 
 #include <cstddef>
@@ -54,6 +56,11 @@ class Connection {
     entered_ = std::move(call);
   }
 
+  /// Skips the handshake: the client is known to use `device`, with simple headers, and keeps what
+  /// it has asked for until a connection answers it (a block device of the kernel). Before run().
+  /// drain() hangs up on such a client where it would refuse another's requests.
+  void begin_with(std::shared_ptr<Export> device);
+
   // From the loop's thread, while run() runs.
 
   /// Shutdown: what is in flight finishes, requests that come later get ESHUTDOWN, then it ends. A
@@ -65,6 +72,7 @@ class Connection {
 
  private:
   Task<Result<void>> serve();
+  Task<Result<bool>> enter();
   Task<void> watch_handshake();
   Task<Result<void>> receive_requests();
   Task<void> wait_for_memory(Request* request, std::size_t size);
@@ -80,6 +88,7 @@ class Connection {
   RequestRules rules() const noexcept;
   bool has_room(std::size_t payload) const noexcept;
   void start(Request* request);
+  void drop(Request* request) noexcept;
   void fail(Request* request, const Error& error);
   void reply(Request* request) noexcept;
   void release(ReplyQueue::Finished finished) noexcept;
@@ -103,6 +112,7 @@ class Connection {
   Wakeup work_to_send_;            ///< the sending task waits for replies
   bool receiving_ = true;          ///< more requests may come
   bool draining_ = false;
+  bool asks_again_ = false;  ///< the client repeats on another connection what has no answer
   bool send_failed_ = false;
 
   enum class Phase { kHandshake, kTransmission, kEnded } phase_ = Phase::kHandshake;

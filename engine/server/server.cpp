@@ -68,7 +68,7 @@ Task<void> Server::accept_from(int fd) {
     if (accepted) {
       UniqueFd client(static_cast<int>(*accepted));
       std::string name = peer_name(client.get());
-      workers_->give(Socket(std::move(client), std::move(name)));
+      (void)workers_->give(Socket(std::move(client), std::move(name)));
       continue;
     }
     if (waits_.stopped() || EventLoop::current()->stopping()) break;

@@ -37,6 +37,8 @@ class Server {
   /// Ends connections without waiting for clients any longer. After request_stop().
   void cut() { workers_->abort(); }
 
+  /// Where devices of this machine are served beside the connections that it takes.
+  WorkerPool& workers() noexcept { return *workers_; }
   const std::vector<Listener>& listeners() const noexcept { return listeners_; }
   std::size_t connections() const noexcept { return workers_->connections(); }
   /// Counts of connections.

@@ -45,10 +45,18 @@ Worker::~Worker() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Worker::give(Socket socket) {
+void Worker::give(Socket socket, std::shared_ptr<nbd::Export> device) {
   {
     std::lock_guard guard(lock_);
-    arrived_.push_back(std::move(socket));
+    arrived_.push_back({std::move(socket), std::move(device)});
+  }
+  inbox_.set();
+}
+
+void Worker::run(std::function<Task<void>()> part) {
+  {
+    std::lock_guard guard(lock_);
+    parts_.push_back(std::move(part));
   }
   inbox_.set();
 }
@@ -66,16 +74,20 @@ Task<void> Worker::serve() {
   while (seen == Phase::kServing || !connections_.empty()) {
     co_await inbox_.wait();
     inbox_.reset();  // before the inbox is looked at: what comes later sets it again
-    std::vector<Socket> arrived;
+    std::vector<Arrival> arrived;
+    std::vector<std::function<Task<void>()>> parts;
     Phase phase;
     {
       std::lock_guard guard(lock_);
       arrived.swap(arrived_);
+      parts.swap(parts_);
       phase = phase_;
     }
+    for (const auto& part : parts)
+      EventLoop::current()->spawn(part());
     if (phase == Phase::kServing) {
-      for (Socket& socket : arrived)
-        EventLoop::current()->spawn(serve_connection(std::move(socket)));
+      for (Arrival& arrival : arrived)
+        EventLoop::current()->spawn(serve_connection(std::move(arrival)));
       // They register themselves before this task runs again.
       co_await yield_now();
       continue;
@@ -88,11 +100,13 @@ Task<void> Worker::serve() {
   }
 }
 
-Task<void> Worker::serve_connection(Socket socket) {
-  set_no_delay(socket.fd());
-  const std::string name = socket.name();
+Task<void> Worker::serve_connection(Arrival arrival) {
+  set_no_delay(arrival.socket.fd());
+  const std::string name = arrival.socket.name();
   {
-    nbd::Connection connection(std::move(socket), *shared_.exports, shared_.limits, shared_.tls);
+    nbd::Connection connection(std::move(arrival.socket), *shared_.exports, shared_.limits,
+                               shared_.tls);
+    if (arrival.device) connection.begin_with(std::move(arrival.device));
     ClientList::Place place(shared_.clients, name);
     connection.when_entered(
         [&place](const nbd::Export& device, bool tls) { place.has_entered(device.name(), tls); });
@@ -138,23 +152,29 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
   return pool;
 }
 
-void WorkerPool::give(Socket socket) {
+void WorkerPool::run_on_all(const std::function<Task<void>()>& part) {
+  for (auto& worker : workers_)
+    worker->run(part);
+}
+
+bool WorkerPool::give(Socket socket, std::shared_ptr<nbd::Export> device) {
   if (memory_is_short()) {
     ++shared_.turned_away;
     log_limited(shared_.complaints, "a client was turned away: the server is out of memory");
-    return;
+    return false;
   }
   if (shared_.connections >= max_connections_) {
     ++shared_.turned_away;
     log_limited(shared_.complaints,
                 "a client was turned away: " + std::to_string(max_connections_) +
                     " connections are open, which is the limit");
-    return;
+    return false;
   }
   ++shared_.accepted;
   ++shared_.connections;
-  workers_[next_]->give(std::move(socket));
+  workers_[next_]->give(std::move(socket), std::move(device));
   next_ = (next_ + 1) % workers_.size();
+  return true;
 }
 
 Task<void> WorkerPool::stop(EventLoop::Clock::duration limit) {

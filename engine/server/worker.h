@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -48,8 +49,11 @@ class Worker {
 
   // From any thread
 
-  /// Serves a connected socket, which it owns from now on and which counts already.
-  void give(Socket socket);
+  /// Serves a connected socket, which it owns from now on and which counts already. With a device
+  /// it begins behind the handshake (nbd::Connection::begin_with()).
+  void give(Socket socket, std::shared_ptr<nbd::Export> device);
+  /// Runs a task on its loop, and ends only after it has.
+  void run(std::function<Task<void>()> part);
   /// Takes no more; ends when its connections have finished what is in flight.
   void drain() { set_phase(Phase::kDraining); }
   /// Ends without waiting for clients.
@@ -62,14 +66,19 @@ class Worker {
       : shared_(shared), loop_(std::move(loop)) {}
   void set_phase(Phase phase);
   Task<void> serve();
-  Task<void> serve_connection(Socket socket);
+  struct Arrival {
+    Socket socket;
+    std::shared_ptr<nbd::Export> device;
+  };
+  Task<void> serve_connection(Arrival arrival);
 
   WorkerShared& shared_;
   std::unique_ptr<EventLoop> loop_;
   std::unordered_set<nbd::Connection*> connections_;  ///< used on the worker's thread only
 
-  std::mutex lock_;  // guards the inbox: the next two
-  std::vector<Socket> arrived_;
+  std::mutex lock_;  // guards the inbox: the next three
+  std::vector<Arrival> arrived_;
+  std::vector<std::function<Task<void>()>> parts_;
   Phase phase_ = Phase::kServing;
   AsyncEvent inbox_;  ///< something has changed: the inbox, or a connection has ended
 
@@ -90,9 +99,13 @@ class WorkerPool {
 
   static Result<std::unique_ptr<WorkerPool>> start(nbd::ExportTable& exports, Options options);
 
-  /// Hands a connected socket to the next worker. Closes it instead (and says so in the log) when
-  /// there are too many, or memory is short.
-  void give(Socket socket);
+  /// Hands a connected socket to the next worker; with a device, as Worker::give(). False: closed
+  /// it instead (and said so in the log), for there are too many, or memory is short.
+  bool give(Socket socket, std::shared_ptr<nbd::Export> device = nullptr);
+  /// Runs `part` once on every worker's loop, side by side; each worker ends only after it has.
+  /// drain() and abort() do not end it: whoever gave it does. Before stop().
+  void run_on_all(const std::function<Task<void>()>& part);
+  std::size_t threads() const noexcept { return workers_.size(); }
   std::size_t connections() const noexcept { return shared_.connections; }
   const WorkerShared& shared() const noexcept { return shared_; }
 
