@@ -86,7 +86,10 @@ Result<void> give_to_group(const std::string& path, const std::string& name) {
 
 Result<std::string> make_runtime_dir() {
   std::string path = "/run/snapctl";
-  if (::geteuid() != 0) {
+  const char* chosen = ::getenv("SNAPCTL_RUNTIME_DIR");
+  if (chosen != nullptr && chosen[0] == '/') {
+    path = chosen;
+  } else if (::geteuid() != 0) {
     const char* base = ::getenv("XDG_RUNTIME_DIR");
     path = base != nullptr && base[0] == '/' ? std::string(base) + "/snapctl"
                                              : "/tmp/snapctl-" + std::to_string(::geteuid());
@@ -94,7 +97,7 @@ Result<std::string> make_runtime_dir() {
   auto made = make_private_directory(path);
   if (!made && made.error().code() == ErrorCode::kPermission) {
     return Error(ErrorCode::kPermission,
-                 made.error().message() + "; remove it, or set XDG_RUNTIME_DIR");
+                 made.error().message() + "; remove it, or set SNAPCTL_RUNTIME_DIR");
   }
   SNAP_RETURN_IF_ERROR(made);
   return path;

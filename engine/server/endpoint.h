@@ -42,8 +42,9 @@ Error not_safe(const std::string& address);
 /// "nbd://HOST:PORT/NAME"; "nbds" in place of "nbd" with TLS.
 std::string nbd_uri(const Listener& listener, std::string_view name, bool tls = false);
 
-/// The directory for sockets: /run/snapctl for root, else $XDG_RUNTIME_DIR/snapctl, else
-/// /tmp/snapctl-<uid>. Made with mode 0700; Permission if it is someone else's.
+/// The directory for sockets: $SNAPCTL_RUNTIME_DIR, /run/snapctl for root, else
+/// $XDG_RUNTIME_DIR/snapctl, else /tmp/snapctl-<uid>. Made with mode 0700; Permission if it is
+/// someone else's.
 Task<Result<std::string>> runtime_dir();
 
 }  // namespace snap::server

@@ -89,6 +89,28 @@ Task<Result<std::string>> remote_export(ControlClient& server, std::string name)
   co_return decode_uri(*result);
 }
 
+Task<Result<attach::Attachment>> remote_attach(ControlClient& server, DeviceWish wish) {
+  auto result = co_await call_quietly(server, "attach", encode_device_wish(wish));
+  if (!result) co_return result.error();
+  auto made = attach::decode_attachment(*result);
+  if (!made) co_return Error(ErrorCode::kProtocol, "the server did not say what it has attached");
+  co_return std::move(*made);
+}
+
+Task<Result<void>> remote_detach(ControlClient& server, std::string device) {
+  std::string args = encode_volume_args({std::string(), std::move(device), 0});
+  auto result = co_await call_quietly(server, "detach", std::move(args));
+  if (!result) co_return result.error();
+  co_return Result<void>();
+}
+
+Task<Result<void>> remote_reconnect(ControlClient& server, std::string device) {
+  std::string args = encode_volume_args({std::string(), std::move(device), 0});
+  auto result = co_await call_quietly(server, "reconnect", std::move(args));
+  if (!result) co_return result.error();
+  co_return Result<void>();
+}
+
 Task<Result<void>> remote_release(ControlClient& server, std::string volume) {
   std::string args = encode_volume_args({volume, std::string(), 0});
   auto result = co_await call_quietly(server, "release", std::move(args));

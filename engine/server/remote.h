@@ -11,6 +11,9 @@
 //             the counts of requests)
 //   export    {"name"}                               {"uri"}       opens it, so that it can be had
 //   release   {"volume"}                             {}            closes it; busy if it is in use
+//   attach    engine/server/device_wish.h             engine/attach/attachment.h Attachment
+//   detach    {"name"}  (the device)                 {}            does not look for its users
+//   reconnect {"name"}  (the device)                 {}
 //   commit    {"volume","name","comment","author","created_by","labels":{},"compress",
 //             "zstd_level","rate_limit"}             {"image","manifest","size","created","author",
 //             "tags":[],"layer":{"blob","content","file_size"},"pause","total","packed"}
@@ -26,7 +29,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/attach/attachment.h"
 #include "engine/server/control_client.h"
+#include "engine/server/device_wish.h"
 #include "engine/server/server_stat.h"
 #include "snap/result.h"
 #include "snap/store.h"
@@ -59,6 +64,11 @@ Task<Result<ServerStat>> remote_stat(ControlClient& server, std::string volume,
 /// Has the server open an export: the URI that clients reach it by. Busy, NotFound and the like say
 /// why they could not.
 Task<Result<std::string>> remote_export(ControlClient& server, std::string name);
+
+/// As Devices::attach(), detach() and reconnect() of the server.
+Task<Result<attach::Attachment>> remote_attach(ControlClient& server, DeviceWish wish);
+Task<Result<void>> remote_detach(ControlClient& server, std::string device);
+Task<Result<void>> remote_reconnect(ControlClient& server, std::string device);
 
 /// Has the server close a volume that it has open although no one uses it. Busy if someone does.
 Task<Result<void>> remote_release(ControlClient& server, std::string volume);

@@ -163,6 +163,35 @@ Result<VolumeRecord> decode_record(std::string_view text) {
   return record;
 }
 
+std::string encode_device_wish(const DeviceWish& wish) {
+  return json_text({{"name", wish.name},
+                    {"via", attach::via_name(wish.via)},
+                    {"device", wish.device},
+                    {"connections", wish.connections},
+                    {"read_only", wish.read_only},
+                    {"timeout", wish.timeout.count()},
+                    {"dead_timeout", wish.dead_timeout.count()},
+                    {"own_server", wish.own_server},
+                    {"for_mount", wish.for_mount}});
+}
+
+Result<DeviceWish> decode_device_wish(std::string_view text) {
+  auto value = object_of(text);
+  if (!value) return value.error();
+  DeviceWish wish;
+  wish.name = text_field(*value, "name");
+  wish.via = text_field(*value, "via") == attach::via_name(attach::Via::kFuse) ? attach::Via::kFuse
+                                                                               : attach::Via::kNbd;
+  wish.device = text_field(*value, "device");
+  wish.connections = json_field(*value, "connections", wish.connections);
+  wish.read_only = json_field(*value, "read_only", false);
+  wish.timeout = std::chrono::seconds(json_field(*value, "timeout", std::int64_t{0}));
+  wish.dead_timeout = std::chrono::seconds(json_field(*value, "dead_timeout", std::int64_t{0}));
+  wish.own_server = json_field(*value, "own_server", false);
+  wish.for_mount = json_field(*value, "for_mount", false);
+  return wish;
+}
+
 std::string encode_uri(const std::string& uri) {
   return json_text({{"uri", uri}});
 }

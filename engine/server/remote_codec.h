@@ -37,6 +37,9 @@ Result<Volume::Pause> decode_pause(std::string_view json);
 std::string encode_record(const VolumeRecord& record);
 Result<VolumeRecord> decode_record(std::string_view json);
 
+std::string encode_device_wish(const DeviceWish& wish);
+Result<DeviceWish> decode_device_wish(std::string_view json);
+
 std::string encode_uri(const std::string& uri);
 Result<std::string> decode_uri(std::string_view json);
 

@@ -73,6 +73,9 @@ Task<Result<std::string>> do_resize(Served* served, std::string json) {
   OpenVolume& volume = *(*lease)->writable;
   auto done = co_await served->store->resize(volume, args->size);
   if (!done) co_return done.error();
+  auto told = co_await served->devices->resized(args->volume);
+  if (!told)
+    co_return told.error().with_context("the volume has its new size, but its device has not");
   co_return encode_volume_args({args->volume, std::string(), volume.volume().size()});
 }
 
@@ -120,6 +123,30 @@ Task<Result<std::string>> do_release(Served* served, std::string json) {
   co_return std::string("{}");
 }
 
+Task<Result<std::string>> do_attach(Served* served, std::string json) {
+  auto wish = decode_device_wish(json);
+  if (!wish) co_return wish.error();
+  auto made = co_await served->devices->attach(std::move(*wish));
+  if (!made) co_return made.error();
+  co_return attach::encode_attachment(*made);
+}
+
+Task<Result<std::string>> do_detach(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto done = co_await served->devices->detach(args->name);
+  if (!done) co_return done.error();
+  co_return std::string("{}");
+}
+
+Task<Result<std::string>> do_reconnect(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto done = co_await served->devices->reconnect(args->name);
+  if (!done) co_return done.error();
+  co_return std::string("{}");
+}
+
 Task<Result<std::string>> do_ping() {
   co_return std::string("{}");
 }
@@ -141,6 +168,13 @@ void add_volume_ops(ControlServer& control, Served& all) {
               [served](std::string args, Progress) { return do_export(served, std::move(args)); });
   control.add("release",
               [served](std::string args, Progress) { return do_release(served, std::move(args)); });
+  control.add("attach",
+              [served](std::string args, Progress) { return do_attach(served, std::move(args)); });
+  control.add("detach",
+              [served](std::string args, Progress) { return do_detach(served, std::move(args)); });
+  control.add("reconnect", [served](std::string args, Progress) {
+    return do_reconnect(served, std::move(args));
+  });
   control.add("commit", [served](std::string args, Progress progress) {
     return do_commit(served, std::move(args), std::move(progress));
   });

@@ -6,6 +6,7 @@
 
 #include "engine/server/catalogue.h"
 #include "engine/server/control.h"
+#include "engine/server/devices.h"
 #include "engine/server/open_items.h"
 #include "engine/server/server_stat.h"
 #include "snap/store.h"
@@ -17,6 +18,7 @@ struct Served {
   Store* store = nullptr;
   Catalogue* catalogue = nullptr;
   OpenItems* open = nullptr;
+  Devices* devices = nullptr;
   /// Of the export of that name, with its counts; empty: of all, without.
   std::function<ServerStat(const std::string& volume)> stat;
   std::function<std::string(const std::string& name)> uri;

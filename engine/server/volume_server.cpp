@@ -10,6 +10,7 @@
 #include "engine/base/uuid.h"
 #include "engine/server/catalogue.h"
 #include "engine/server/control.h"
+#include "engine/server/devices.h"
 #include "engine/server/export_desk.h"
 #include "engine/server/export_stat.h"
 #include "engine/server/log.h"
@@ -87,6 +88,7 @@ class VolumeServer::Impl {
   Served served_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<Server> server_;
+  std::optional<Devices> devices_;  ///< served by the server's workers
   std::unique_ptr<MetricsServer> metrics_;
   std::vector<std::string> addresses_;  ///< on which the server listens
   std::vector<std::string> base_uris_;  ///< the same, for an export without a name
@@ -124,6 +126,7 @@ Task<Result<void>> VolumeServer::Impl::run(std::function<void(const Ready&)> rea
     spawn(open_->run());
     spawn(desk_->run());
     if (metrics_) spawn(metrics_->run());
+    spawn(devices_->reconnect_all());
     if (options_.manager.watchdog()) spawn(feed_watchdog());
     ready(how_to_reach());
     options_.manager.notify("READY=1\nMAINPID=" + std::to_string(::getpid()) +
@@ -227,7 +230,10 @@ Task<Result<void>> VolumeServer::Impl::start_servers() {
   auto watching = monitor_->prepare();
   auto watched = co_await std::move(watching);
   if (!watched) co_return watched.error();
+  Devices::Options here{store_->path(), control_->path(), dir_, options_.read_only};
+  devices_.emplace(*catalogue_, *open_, server_->workers(), std::move(here));
   served_.store = store_.get();
+  served_.devices = &*devices_;
   served_.catalogue = &*catalogue_;
   served_.open = &*open_;
   served_.stat = [this](const std::string& volume) { return stat(volume, !volume.empty()); };
@@ -368,6 +374,7 @@ void VolumeServer::Impl::stop(const std::string& why) {
   log_info("stopping on " + why);
   options_.manager.notify("STOPPING=1\nSTATUS=stopping: waiting for " +
                           std::to_string(server_->connections()) + " clients");
+  devices_->stop();
   server_->request_stop();
   open_->stop();
   // Commands that run are cancelled now; a commit must not outlive the clients' drain.
@@ -385,6 +392,7 @@ Task<void> VolumeServer::Impl::end_helpers() {
   if (metrics_) metrics_->stop();
   if (watchdog_pause_ != nullptr) watchdog_pause_->wake();
   co_await helpers_.wait();
+  co_await devices_->ended();
 }
 
 Task<Result<void>> VolumeServer::Impl::close_all() {
@@ -395,6 +403,7 @@ Task<Result<void>> VolumeServer::Impl::close_all() {
     closed = co_await open_->close_all();
   }
   // What holds on to the store goes before it.
+  devices_.reset();
   server_.reset();
   desk_.reset();
   monitor_.reset();

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "engine/io/unique_fd.h"
+
 extern char** environ;
 
 namespace snap {
@@ -19,6 +22,7 @@ namespace snap {
 namespace {
 
 constexpr std::size_t kErrorsKept = 4096;
+constexpr std::size_t kOutputKept = 64u << 10;
 
 /// File actions of posix_spawn: a type, so that every path frees them.
 class SpawnActions {
@@ -93,13 +97,21 @@ std::optional<std::string> find_program(const std::string& name) {
   return std::nullopt;
 }
 
-Result<ProgramResult> run_program(std::vector<std::string> argv) {
+Result<ProgramResult> run_program(std::vector<std::string> argv, Output output) {
+  // Memory, not a pipe: two pipes would have to be read side by side.
+  const UniqueFd kept(output == Output::kKept ? ::memfd_create("output", MFD_CLOEXEC) : -1);
+  if (output == Output::kKept && !kept)
+    return Error::from_errno(errno, "keep the output of " + argv[0]);
   std::array<int, 2> pipe_ends{};
   if (::pipe2(pipe_ends.data(), O_CLOEXEC) != 0)
     return Error::from_errno(errno, "make a pipe for " + argv[0]);
   SpawnActions actions;
   posix_spawn_file_actions_addopen(actions.get(), STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(actions.get(), STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  if (kept) {
+    posix_spawn_file_actions_adddup2(actions.get(), kept.get(), STDOUT_FILENO);
+  } else {
+    posix_spawn_file_actions_addopen(actions.get(), STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  }
   posix_spawn_file_actions_adddup2(actions.get(), pipe_ends[1], STDERR_FILENO);
   std::vector<std::string> environment = environment_in_c();
   pid_t pid = 0;
@@ -113,6 +125,12 @@ Result<ProgramResult> run_program(std::vector<std::string> argv) {
   auto code = wait_for(pid, argv[0]);
   if (!code) return code.error();
   result.exit_code = *code;
+  if (kept) {
+    result.output.resize(kOutputKept);
+    const ssize_t n = ::pread(kept.get(), result.output.data(), kOutputKept, 0);
+    if (n < 0) return Error::from_errno(errno, "read the output of " + argv[0]);
+    result.output.resize(static_cast<std::size_t>(n));
+  }
   return result;
 }
 

@@ -1,0 +1,87 @@
+// Devices: volumes and images of this server as block devices of this machine: /dev/nbdX over
+// connections of its own, or a loop device on a file that it serves through FUSE.
+//
+// The server makes the connections and hands the kernel's ends over; there is no handshake. What it
+// attaches it writes down (engine/attach/attachment.h): a server that takes the place of one that
+// died finds there what it is to reconnect. To open, flush or look at the device is the business of
+// the command that asks, for here it would mean to wait for oneself.
+//
+// Used on the store's loop.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/attach/attachment.h"
+#include "engine/io/sync.h"
+#include "engine/nbd/export.h"
+#include "engine/server/catalogue.h"
+#include "engine/server/device_wish.h"
+#include "engine/server/open_items.h"
+#include "engine/server/worker.h"
+#include "snap/result.h"
+#include "snap/task.h"
+
+namespace snap::server {
+
+class Devices {
+ public:
+  struct Options {
+    std::string store;        ///< path
+    std::string control;      ///< path of this server's control socket
+    std::string runtime_dir;  ///< where records are, and mount points for a moment
+    bool read_only = false;   ///< refuse writes to everything
+  };
+  static constexpr unsigned kMaxConnections = 16;
+
+  /// All outlive it.
+  Devices(Catalogue& catalogue, OpenItems& open, WorkerPool& workers, Options options);
+  ~Devices();
+
+  /// Returns once the kernel has the device. Busy if that device is in use.
+  Task<Result<attach::Attachment>> attach(DeviceWish wish);
+  /// Cuts the device off; users that it still has get I/O errors (nbd), or keep it until they close
+  /// it (loop), which is Busy. NotFound if no record tells of it.
+  Task<Result<void>> detach(std::string device);
+  /// Gives an nbd device new connections in place of dead ones; from now on it is this server's.
+  Task<Result<void>> reconnect(std::string device);
+  /// All nbd devices that the records say were this server's, by its control socket. What fails is
+  /// logged.
+  Task<void> reconnect_all();
+  /// Tells the devices of an export that its size has changed.
+  Task<Result<void>> resized(std::string name);
+
+  /// Ends what is served through FUSE once requests in flight have ended; nbd devices are hung up
+  /// on by their connections and wait for another server.
+  void stop();
+  /// After stop().
+  Task<void> ended();
+
+ private:
+  struct FuseServing;
+
+  Task<Result<std::shared_ptr<nbd::Export>>> open_export(std::string name, bool read_only);
+  Result<std::vector<UniqueFd>> connect_workers(unsigned connections,
+                                                const std::shared_ptr<nbd::Export>& from);
+  Task<Result<attach::Attachment>> attach_nbd(DeviceWish wish, std::shared_ptr<nbd::Export> from,
+                                              attach::Attachment record);
+  Task<Result<attach::Attachment>> attach_fuse(DeviceWish wish, std::shared_ptr<nbd::Export> from,
+                                               attach::Attachment record);
+  Task<Result<void>> record(attach::Attachment record);
+  Task<Result<attach::Attachment>> find(std::string device);
+  Task<Result<void>> reconnect_one(attach::Attachment record);
+  Task<void> watch(std::shared_ptr<FuseServing> serving);
+
+  Catalogue& catalogue_;
+  OpenItems& open_;
+  WorkerPool& workers_;
+  const Options options_;
+  const attach::Attachments records_;
+  std::map<std::string, std::shared_ptr<FuseServing>> fuse_;  ///< by device
+  WaitGroup watchers_;
+  bool stopping_ = false;
+};
+
+}  // namespace snap::server
