@@ -11,6 +11,7 @@
 #include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
+#include "tools/snapctl/new_volume.h"
 #include "tools/snapctl/prompts.h"
 #include "tools/snapctl/removed.h"
 #include "tools/snapctl/size_format.h"
@@ -64,35 +65,14 @@ Result<Store::CreateOptions> create_options(const CreateCommand& command) {
   return out;
 }
 
-/// Creates it; a name that was made up is made up anew while someone else takes it first.
-Task<Result<VolumeRecord>> create_named(Store& store, Store::CreateOptions options) {
-  if (!options.name.empty()) co_return co_await store.create_volume(options);
-  auto listed = co_await store.volumes();
-  if (!listed) co_return listed.error();
-  std::vector<std::string> taken;
-  for (const VolumeSummary& volume : *listed)
-    taken.push_back(volume.record.name);
-  for (;;) {
-    options.name = made_up_name(taken);
-    auto record = co_await store.create_volume(options);
-    if (record || record.error().code() != ErrorCode::kExists) co_return record;
-    taken.push_back(options.name);
-  }
-}
-
 Task<Result<int>> run_create(Context& context, CreateCommand command) {
   auto options = create_options(command);
   if (!options) co_return options.error();
   auto store = co_await context.store();
   if (!store) co_return store.error();
   if (!command.from.empty()) {
-    auto image = co_await find_image(**store, command.from);
-    if (!image) co_return image.error();
-    options->image = *image;
-    auto reference = Reference::parse(parse_object_name(command.from).name);
-    bool by_name = reference && std::find(image->tags.begin(), image->tags.end(), *reference) !=
-                                    image->tags.end();
-    options->image_name = by_name ? reference->str() : image->id.str();
+    auto taken = co_await take_image(**store, command.from, &*options);
+    if (!taken) co_return taken.error();
   }
   auto record = co_await create_named(**store, *options);
   if (!record) co_return record.error();

@@ -25,6 +25,10 @@ void add_volume_commands(CLI::App& app, Context& context);    // create clone ls
 void add_snapshot_commands(CLI::App& app, Context& context);  // snapshot snapshots rollback reset
 void add_export_commands(CLI::App& app, Context& context);    // export
 void add_serve_commands(CLI::App& app, Context& context);     // serve
+void add_attach_commands(CLI::App& app, Context& context);    // attach detach restart
+void add_mount_commands(CLI::App& app, Context& context);     // mount umount
+void add_run_commands(CLI::App& app, Context& context);       // run
+void add_doctor_commands(CLI::App& app, Context& context);    // doctor
 void add_stat_commands(CLI::App& app, Context& context);      // stat ps
 void add_store_commands(CLI::App& app, Context& context);     // init df prune info version
 void add_set_commands(CLI::App& app, Context& context);       // set

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "snap/event_loop.h"
 #include "snap/result.h"
@@ -49,6 +50,9 @@ class Context {
   /// Runs preparation and action; prints the error; gives the exit code.
   int run();
 
+  /// A program to run and its arguments: the words behind `--` of a command that takes one.
+  std::vector<std::string>& program() noexcept { return program_; }
+
   /// Where the store is, by flag, environment, or default.
   std::string store_path() const;
   /// The store; made if it is not there. The pointer lives as long as this Context.
@@ -76,6 +80,7 @@ class Context {
 
  private:
   GlobalOptions options_;
+  std::vector<std::string> program_;
   Action action_;
   Preparation preparation_;
   std::unique_ptr<EventLoop> loop_;

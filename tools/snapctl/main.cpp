@@ -141,6 +141,10 @@ int run_program(int argc, char** argv) {
   add_snapshot_commands(app, context);
   add_export_commands(app, context);
   add_serve_commands(app, context);
+  add_attach_commands(app, context);
+  add_mount_commands(app, context);
+  add_run_commands(app, context);
+  add_doctor_commands(app, context);
   add_stat_commands(app, context);
   add_store_commands(app, context);
   add_set_commands(app, context);
@@ -159,6 +163,12 @@ int run_program(int argc, char** argv) {
   auto names = command_names(app);
   if (!first.empty() && std::find(names.begin(), names.end(), first) == names.end())
     return unknown_command(app, first);
+  if (first == "run") {
+    // Whatever it is, it is not ours to understand.
+    const auto end = std::find(words.begin(), words.end(), "--");
+    if (end != words.end()) context.program().assign(end + 1, words.end());
+    words.erase(end, words.end());
+  }
   mark_values(words);
   std::vector<std::string> reversed(words.rbegin(), words.rend());  // as CLI11 wants them
   try {

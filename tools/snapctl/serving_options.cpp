@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "engine/server/log.h"
+#include "engine/server/protect.h"
 #include "engine/server/signals.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/exit_code.h"
@@ -122,6 +123,7 @@ std::optional<int> prepare_serving(Context& context, ServingOptions& options) {
   sigaction(SIGHUP, nullptr, &hangup);
   options.stop_on_hangup = options.command == "export" && !options.detach && options.log.empty() &&
                            hangup.sa_handler != SIG_IGN;
+  server::become_io_flusher();
   auto blocked = server::block_stop_signals();
   if (!blocked) return refuse(context, blocked.error());
   return std::nullopt;

@@ -1,0 +1,201 @@
+// Command run: a throw-away volume for as long as a program runs.
+#include <fmt/format.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <CLI/CLI.hpp>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "engine/server/remote.h"
+#include "snap/event_loop.h"
+#include "tools/snapctl/commands.h"
+#include "tools/snapctl/context.h"
+#include "tools/snapctl/device_access.h"
+#include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/new_volume.h"
+#include "tools/snapctl/volume_access.h"
+
+extern char** environ;
+
+namespace snap::cli {
+
+namespace {
+
+struct RunCommand {
+  std::string image, name;
+  std::vector<std::string> command;
+  bool device = false, keep = false;
+};
+
+// ---- The program
+
+std::atomic<pid_t> g_child{0};  // for the handler
+
+void pass_on(int signal_number) {
+  const pid_t child = g_child;
+  if (child > 0) ::kill(child, signal_number);
+}
+
+/// While the program runs, Ctrl-C is its business, and what others send to us is passed on to it.
+class SignalsPassedOn {
+ public:
+  SignalsPassedOn() {
+    struct sigaction action {};
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGINT, &action, &before_[0]);
+    sigaction(SIGQUIT, &action, &before_[1]);
+    action.sa_handler = pass_on;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGTERM, &action, &before_[2]);
+    sigaction(SIGHUP, &action, &before_[3]);
+  }
+  SignalsPassedOn(const SignalsPassedOn&) = delete;
+  SignalsPassedOn& operator=(const SignalsPassedOn&) = delete;
+  ~SignalsPassedOn() {
+    sigaction(SIGINT, &before_[0], nullptr);
+    sigaction(SIGQUIT, &before_[1], nullptr);
+    sigaction(SIGTERM, &before_[2], nullptr);
+    sigaction(SIGHUP, &before_[3], nullptr);
+  }
+
+ private:
+  struct sigaction before_[4];
+};
+
+/// Its exit code, 128 + signal if one ended it. Blocks.
+Result<int> run_to_the_end(std::vector<std::string> argv) {
+  std::vector<char*> pointers;
+  for (std::string& word : argv)
+    pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t defaults, none;
+  sigemptyset(&none);
+  sigemptyset(&defaults);
+  for (const int number : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGPIPE})
+    sigaddset(&defaults, number);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  const SignalsPassedOn passed_on;
+  pid_t pid = 0;
+  const int spawned =
+      ::posix_spawnp(&pid, pointers[0], nullptr, &attributes, pointers.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  if (spawned != 0) return Error::from_errno(spawned, "run " + argv[0]);
+  g_child = pid;
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) return Error::from_errno(errno, "wait for " + argv[0]);
+  }
+  g_child = 0;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// ---- The volume
+
+Task<Result<VolumeRecord>> make_volume(Context& context, RunCommand command) {
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  Store::CreateOptions options;
+  options.name = command.name;
+  auto taken = co_await take_image(**store, command.image, &options);
+  if (!taken) co_return taken.error();
+  co_return co_await create_named(**store, std::move(options));
+}
+
+Task<Result<void>> remove_volume(Context& context, std::string name) {
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  auto volume = co_await (*store)->volume(name);
+  if (!volume) co_return volume.error();
+  co_await release_idle(&*volume);
+  auto removed = co_await (*store)->remove_volume(name, false);
+  if (!removed) co_return removed.error();
+  co_return Result<void>();
+}
+
+Task<Result<int>> run_served(Context& context, RunCommand command, std::string volume) {
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  auto exported = co_await find_exported(**store, "volume:" + volume);
+  if (!exported) co_return exported.error();
+  auto server = co_await server_for(context, *exported);
+  if (!server) co_return server.error();
+  Result<int> code = 0;
+  auto uri = co_await server::remote_export(*server->client, server->name);
+  if (!uri) {
+    code = uri.error();
+  } else {
+    ::setenv("uri", uri->c_str(), 1);
+    ::setenv("volume", volume.c_str(), 1);
+    code = co_await offload([&command] { return run_to_the_end(command.command); });
+  }
+  auto stopped = co_await stop_unused(std::move(*server));
+  if (code && !stopped) co_return stopped.error();
+  co_return code;
+}
+
+Task<Result<int>> run_attached(Context& context, RunCommand command, std::string volume) {
+  auto device = co_await attach_object(context, "volume:" + volume, {});
+  if (!device) co_return device.error();
+  ::setenv("device", device->device.c_str(), 1);
+  auto code = co_await run_served(context, command, volume);
+  auto gone = co_await detach_device(context, *device, false);
+  if (!gone) co_return gone.error();
+  co_return code;
+}
+
+Task<Result<int>> run_run(Context& context, RunCommand command) {
+  command.command = context.program();
+  if (command.command.empty())
+    co_return Error(ErrorCode::kInvalidArgument, "run: name a program, behind --");
+  auto volume = co_await make_volume(context, command);
+  if (!volume) co_return volume.error().with_context("run");
+  auto running = command.device ? run_attached(context, command, volume->name)
+                                : run_served(context, command, volume->name);
+  auto code = co_await std::move(running);
+  if (command.keep) {
+    context.note("kept volume " + volume->name);
+  } else {
+    auto removed = co_await remove_volume(context, volume->name);
+    // What the program has left behind (a mount, a client) keeps the volume; that comes first.
+    if (!removed) {
+      if (!code) context.report(code.error());
+      co_return removed.error().with_context("run: volume '" + volume->name + "' is still there");
+    }
+  }
+  if (!code) co_return code.error().with_context("run");
+  co_return code;
+}
+
+}  // namespace
+
+void add_run_commands(CLI::App& app, Context& context) {
+  auto command = std::make_shared<RunCommand>();
+  CLI::App* run = app.add_subcommand("run", "Run a program with a throw-away volume of an image")
+                      ->group(kAccessGroup);
+  run->add_option("image", command->image, "The image")->required()->type_name("IMAGE -- CMD...");
+  run->add_flag("--device", command->device, "Attach it as a block device, $device");
+  run->add_option("--name", command->name, "Name of the volume; else one is made up")
+      ->type_name("NAME");
+  run->add_flag("--keep", command->keep, "Do not remove the volume in the end");
+  run->footer(
+      "The volume is served over NBD while the program runs, which finds it by $uri, and its name\n"
+      "in $volume. Gives the program's exit code.\n"
+      "Examples:\n"
+      "  " SNAPCTL_PROGRAM_NAME
+      " run base:1 -- sh -c 'nbdinfo \"$uri\"'\n"
+      "  " SNAPCTL_PROGRAM_NAME
+      " run base:1 -- sh -c 'exec qemu-system-x86_64 -drive file=\"$uri\",format=raw'\n"
+      "  " SNAPCTL_PROGRAM_NAME " run base:1 --device -- sh -c 'fsck -n $device'");
+  set_action(run, context, command, run_run);
+}
+
+}  // namespace snap::cli

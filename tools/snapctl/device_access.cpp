@@ -1,0 +1,386 @@
+// See device_access.h.
+#include "tools/snapctl/device_access.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <thread>
+
+#include "engine/attach/block_device.h"
+#include "engine/attach/loop_device.h"
+#include "engine/attach/nbd_netlink.h"
+#include "engine/server/endpoint.h"
+#include "engine/server/remote.h"
+#include "engine/server/volume_server.h"
+#include "engine/store/program.h"
+#include "snap/event_loop.h"
+#include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/volume_access.h"
+
+namespace snap::cli {
+
+namespace {
+
+using attach::Attachment;
+using attach::Attachments;
+using attach::Via;
+
+constexpr std::chrono::seconds kUsablePatience{30};
+constexpr std::chrono::seconds kGonePatience{10};
+// A process that has just read the device (udev looks at every new one) lets go of it by itself.
+constexpr std::chrono::seconds kOpenersPatience{10};
+constexpr std::chrono::milliseconds kOpenersPause{50};
+constexpr int kUnusedTries = 100;
+constexpr std::chrono::milliseconds kUnusedPause{10};
+constexpr unsigned kMostConnections = 4;
+
+Task<Result<Attachments>> attachments() {
+  auto dir = co_await server::runtime_dir();
+  if (!dir) co_return dir.error();
+  co_return Attachments(std::move(*dir));
+}
+
+// ---- Servers
+
+ErrorCode code_of_exit(int exit_code) {
+  switch (exit_code) {
+    case kExitNotFound:
+      return ErrorCode::kNotFound;
+    case kExitBusy:
+      return ErrorCode::kBusy;
+    case kExitNoSpace:
+      return ErrorCode::kNoSpace;
+    case kExitDamage:
+      return ErrorCode::kCorrupt;
+    default:
+      return ErrorCode::kIo;
+  }
+}
+
+/// What this program wrote to standard error, without its name.
+std::string own_words(const std::string& errors) {
+  constexpr std::string_view kName = SNAPCTL_PROGRAM_NAME ": ";
+  return errors.starts_with(kName) ? errors.substr(kName.size()) : errors;
+}
+
+/// "web_monday.log" for "web@monday".
+std::string log_name(std::string name) {
+  for (char& c : name) {
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       c == '.' || c == '-' || c == '_';
+    if (!plain) c = '_';
+  }
+  return name + ".log";
+}
+
+Task<Result<DeviceServer>> start_server(Context& context, Exported exported) {
+  auto dir = co_await server::runtime_dir();
+  if (!dir) co_return dir.error();
+  const std::vector<std::string> argv = {
+      "/proc/self/exe", "--store", context.store_path(),
+      "--json",         "export",  exported.text,
+      "--detach",       "--log",   *dir + "/" + log_name(exported.name)};
+  auto ran = co_await offload([&argv] { return run_program(argv, Output::kKept); });
+  if (!ran) co_return ran.error();
+  if (ran->exit_code != 0)
+    co_return Error(code_of_exit(ran->exit_code), own_words(ran->errors))
+        .with_context("start a server");
+  const auto told = nlohmann::json::parse(ran->output, nullptr, false);
+  if (!told.is_object() || !told.contains("control_socket"))
+    co_return Error(ErrorCode::kIo, "start a server: it does not say where it is");
+  auto client = co_await server::ControlClient::connect(told["control_socket"].get<std::string>());
+  if (!client) co_return client.error().with_context("start a server");
+  DeviceServer out;
+  out.client = std::move(*client);
+  out.name = exported.name;
+  out.own = true;
+  co_return out;
+}
+
+Task<Result<DeviceServer>> holder_of(Context& context, Exported exported) {
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  auto volume = co_await (*store)->volume(exported.name);
+  if (!volume) co_return volume.error();
+  DeviceServer out;
+  out.name = exported.name;
+  if (!volume->holder) co_return out;
+  if (volume->holder->control_socket.empty())
+    co_return Error(ErrorCode::kBusy, fmt::format("volume '{}' is in use by pid {}, which takes no "
+                                                  "commands: wait for it, or stop it",
+                                                  exported.name, volume->holder->pid));
+  auto client = co_await server::ControlClient::connect(volume->holder->control_socket);
+  if (!client)
+    co_return client.error().with_context(
+        fmt::format("reach pid {}, which serves volume '{}'", volume->holder->pid, exported.name));
+  out.client = std::move(*client);
+  co_return out;
+}
+
+// ---- Choosing the way
+
+Result<void> load_nbd() {
+  auto netlink = attach::NbdNetlink::open();
+  if (netlink) return {};
+  const auto modprobe = find_program("modprobe");
+  if (!modprobe) return netlink.error();
+  auto loaded = run_program({*modprobe, "-q", "nbd"});
+  if (!loaded) return loaded.error();
+  netlink = attach::NbdNetlink::open();
+  if (!netlink) return netlink.error();
+  return {};
+}
+
+Task<Result<Via>> choose_via(Context& context, AttachOptions options) {
+  if (options.via == "auto" && options.device.starts_with("/dev/loop")) options.via = "fuse";
+  if (options.via == "auto" && options.device.starts_with("/dev/nbd")) options.via = "nbd";
+  if (options.via == "fuse") co_return Via::kFuse;
+  auto loaded = co_await offload([] { return load_nbd(); });
+  if (loaded) co_return Via::kNbd;
+  if (options.via == "nbd") co_return loaded.error();
+  context.note(
+      "this kernel has no nbd: attached by FUSE and a loop device, which is slower and "
+      "does not outlive its server");
+  co_return Via::kFuse;
+}
+
+unsigned default_connections() {
+  return std::clamp(std::thread::hardware_concurrency(), 1U, kMostConnections);
+}
+
+Error not_root() {
+  return Error(ErrorCode::kPermission,
+               "only root can make block devices: run it as root, or use 'export' and an NBD "
+               "client such as nbdfuse");
+}
+
+}  // namespace
+
+Task<Result<Exported>> find_exported(Store& store, std::string text) {
+  auto object = co_await find_object(store, std::move(text));
+  if (!object) co_return object.error();
+  Exported out;
+  if (object->volume) {
+    out.name = object->volume->record.name;
+    out.writable = object->snapshot.empty();
+    if (!out.writable) out.name += "@" + object->snapshot;
+    out.text = "volume:" + out.name;
+    co_return out;
+  }
+  out.name =
+      object->image->tags.empty() ? object->image->id.hex() : object->image->tags.front().str();
+  out.text = "image:" + out.name;
+  co_return out;
+}
+
+Task<Result<DeviceServer>> server_for(Context& context, Exported exported) {
+  DeviceServer out;
+  out.name = exported.name;
+  if (exported.writable) {
+    auto holder = co_await holder_of(context, exported);
+    if (!holder || holder->client) co_return holder;
+  }
+  out.client = co_await store_server(context.store_path());
+  if (out.client) co_return out;
+  co_return co_await start_server(context, std::move(exported));
+}
+
+Task<Result<void>> stop_unused(DeviceServer server) {
+  if (!server.own) co_return Result<void>();
+  for (int left = kUnusedTries; left > 0; --left) {
+    auto stat = co_await server::remote_stat(*server.client, std::string());
+    if (!stat) co_return stat.error();
+    if (stat->connections == 0) co_return co_await server::remote_stop(*server.client);
+    Sleep pause(kUnusedPause);
+    co_await pause;
+  }
+  co_return Result<void>();  // someone else uses it
+}
+
+Task<Result<Attachment>> attach_object(Context& context, std::string text, AttachOptions options) {
+  if (::geteuid() != 0) co_return not_root();
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  auto exported = co_await find_exported(**store, std::move(text));
+  if (!exported) co_return exported.error();
+  auto records = co_await attachments();
+  if (!records) co_return records.error();
+  auto lock = co_await offload([&] { return records->lock(); });
+  if (!lock) co_return lock.error();
+  auto known = co_await offload([&] { return records->list(); });
+  if (!known) co_return known.error();
+  for (const Attachment& one : *known) {
+    const bool same = one.store == (*store)->path() && one.name == exported->name;
+    if (!same || !exported->writable) continue;
+    const bool there = co_await offload([&one] { return attach::in_place(one); });
+    if (there)
+      co_return Error(ErrorCode::kBusy,
+                      fmt::format("'{}' is attached as {} already", one.name, one.device));
+  }
+  auto via = co_await choose_via(context, options);
+  if (!via) co_return via.error();
+  auto server = co_await server_for(context, *exported);
+  if (!server) co_return server.error();
+  server::DeviceWish wish;
+  wish.name = server->name;
+  wish.via = *via;
+  wish.device = options.device;
+  wish.connections = options.connections == 0 ? default_connections() : options.connections;
+  wish.read_only = options.read_only;
+  wish.timeout = options.timeout;
+  wish.dead_timeout = options.dead_timeout;
+  wish.own_server = server->own;
+  wish.for_mount = options.for_mount;
+  auto made = co_await server::remote_attach(*server->client, std::move(wish));
+  if (made) {
+    auto usable = co_await offload(
+        [&] { return attach::make_usable(made->device, made->size, kUsablePatience); });
+    if (usable) co_return made;
+    (void)co_await server::remote_detach(*server->client, made->device);
+    made = usable.error();
+  }
+  (void)co_await stop_unused(std::move(*server));
+  co_return made.error();
+}
+
+// ---- What is attached
+
+Task<Result<std::vector<Attachment>>> all_attachments() {
+  auto records = co_await attachments();
+  if (!records) co_return records.error();
+  co_return co_await offload([&] { return records->list(); });
+}
+
+Task<Result<Attachment>> find_attachment(Context& context, std::string text) {
+  auto all = co_await all_attachments();
+  if (!all) co_return all.error();
+  if (text.starts_with("/dev/")) {
+    for (Attachment& one : *all)
+      if (one.device == text) co_return std::move(one);
+    co_return Error(ErrorCode::kNotFound, text + " is no device of ours; 'ps' lists them");
+  }
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  std::string name = parse_object_name(text).name;
+  auto exported = co_await find_exported(**store, text);
+  if (exported) name = exported->name;
+  for (Attachment& one : *all)
+    if (one.store == (*store)->path() && one.name == name) co_return std::move(one);
+  if (!exported) co_return exported.error();
+  co_return Error(ErrorCode::kNotFound, fmt::format("'{}' is not attached", name));
+}
+
+// ---- The way back
+
+namespace {
+
+/// Busy while anyone uses it; those who merely have it open are given a while to let go.
+Task<Result<void>> wait_for_users(std::string device) {
+  const auto end = std::chrono::steady_clock::now() + kOpenersPatience;
+  for (;;) {
+    auto users = co_await offload([&device] { return attach::users_of(device); });
+    if (!users) co_return users.error();
+    if (users->empty()) co_return Result<void>();
+    const bool only_open = std::all_of(users->begin(), users->end(), [](const std::string& user) {
+      return user.starts_with("open in ");
+    });
+    if (!only_open || std::chrono::steady_clock::now() >= end)
+      co_return Error(ErrorCode::kBusy, fmt::format("{} is in use: {}; end that first, or give -f",
+                                                    device, fmt::join(*users, ", ")));
+    Sleep pause(kOpenersPause);
+    co_await pause;
+  }
+}
+
+/// For a device whose server has died.
+Result<void> cut_off(const Attachment& device) {
+  if (device.via == Via::kFuse) return attach::release_loop_device(device.device);
+  const auto index = attach::nbd_index(device.device);
+  auto netlink = attach::NbdNetlink::open();
+  if (!netlink) return netlink.error();
+  if (!index || !attach::in_place(device)) return {};  // it is another's by now
+  return netlink->disconnect(*index);
+}
+
+}  // namespace
+
+Task<Result<void>> detach_device(Context&, Attachment device, bool force) {
+  if (::geteuid() != 0) co_return not_root();
+  auto records = co_await attachments();
+  if (!records) co_return records.error();
+  auto lock = co_await offload([&] { return records->lock(); });
+  if (!lock) co_return lock.error();
+  DeviceServer server;
+  server.own = device.own_server;
+  auto client = co_await server::ControlClient::connect(device.control);
+  if (client) server.client = std::move(*client);
+  const bool there = co_await offload([&] { return attach::in_place(device); });
+  if (there && !force) {
+    auto unused = co_await wait_for_users(device.device);
+    if (!unused) co_return unused;
+    // Without a server there is no one to bring anything to.
+    if (server.client) {
+      auto synced = co_await offload([&] { return attach::sync_device(device.device); });
+      if (!synced) co_return synced;
+    }
+  }
+  Result<void> done;
+  if (server.client) done = co_await server::remote_detach(*server.client, device.device);
+  if (!server.client || (!done && force)) done = co_await offload([&] { return cut_off(device); });
+  if (!done) co_return done;
+  auto gone =
+      co_await offload([&] { return attach::wait_until_gone(device.device, kGonePatience); });
+  if (!gone) co_return gone;
+  auto removed = co_await offload([&] { return records->remove(device.device); });
+  if (!removed) co_return removed;
+  if (!server.client) co_return Result<void>();
+  co_return co_await stop_unused(std::move(server));
+}
+
+Task<Result<void>> reconnect_device(Context& context, Attachment device) {
+  if (::geteuid() != 0) co_return not_root();
+  if (device.via != Via::kNbd)
+    co_return Error(ErrorCode::kUnsupported,
+                    device.device +
+                        " is a loop device, which does not outlive its server: detach "
+                        "it with -f and attach it again");
+  auto records = co_await attachments();
+  if (!records) co_return records.error();
+  auto lock = co_await offload([&] { return records->lock(); });
+  if (!lock) co_return lock.error();
+  const bool there = co_await offload([&] { return attach::in_place(device); });
+  if (!there)
+    co_return Error(ErrorCode::kNotFound,
+                    device.device +
+                        " is no longer connected: the kernel has given it up; 'detach' "
+                        "it, then attach it again");
+  DeviceServer server;
+  auto client = co_await server::ControlClient::connect(device.control);
+  if (client) {
+    server.client = std::move(*client);
+    server.own = device.own_server;
+  } else {
+    auto store = co_await context.store();
+    if (!store) co_return store.error();
+    auto exported = co_await find_exported(**store, device.name);
+    if (!exported) co_return exported.error();
+    auto found = co_await server_for(context, std::move(*exported));
+    if (!found) co_return found.error();
+    server = std::move(*found);
+  }
+  auto done = co_await server::remote_reconnect(*server.client, device.device);
+  if (!done) co_return done;
+  if (server.own == device.own_server) co_return Result<void>();
+  auto now = co_await offload([&] { return records->list(); });
+  if (!now) co_return now.error();
+  for (Attachment& one : *now) {
+    if (one.device != device.device) continue;
+    one.own_server = server.own;
+    co_return co_await offload([&] { return records->put(one); });
+  }
+  co_return Result<void>();
+}
+
+}  // namespace snap::cli

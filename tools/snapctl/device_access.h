@@ -1,0 +1,67 @@
+// Volumes and images as block devices, for the commands that need one (attach, mount, run): who
+// serves it, and the way there and back.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/attach/attachment.h"
+#include "engine/server/control_client.h"
+#include "snap/result.h"
+#include "snap/task.h"
+#include "tools/snapctl/context.h"
+#include "tools/snapctl/names.h"
+
+namespace snap::cli {
+
+/// What a device's server is asked for by name.
+struct Exported {
+  std::string name;  ///< of the export: "web", "base:1", "web@monday"
+  std::string text;  ///< an OBJ that means this and nothing else
+  bool writable = false;
+};
+Task<Result<Exported>> find_exported(Store& store, std::string text);
+
+/// A server that has the export, or takes it in.
+struct DeviceServer {
+  std::unique_ptr<server::ControlClient> client;
+  std::string name;  ///< of the export there
+  bool own = false;  ///< was started here, and is to go with the device
+};
+/// The one of the store where it runs, else the one that has the volume, else a new one, as
+/// `export --detach` starts it, with a log of its own. Busy if a process has the volume that takes
+/// no commands.
+Task<Result<DeviceServer>> server_for(Context& context, Exported exported);
+/// Ends one that was started for a device unless clients still use it.
+Task<Result<void>> stop_unused(DeviceServer server);
+
+struct AttachOptions {
+  std::string via = "auto";  ///< or "nbd", "fuse"
+  std::string device;        ///< "/dev/nbd3"; empty: one that is free
+  unsigned connections = 0;  ///< 0: one a processor, at most 4
+  bool read_only = false;
+  std::chrono::seconds timeout{120}, dead_timeout{300};
+  bool for_mount = false;
+};
+/// Returns once the device can be used. Busy if the volume is attached already; on failure nothing
+/// of it is left.
+Task<Result<attach::Attachment>> attach_object(Context& context, std::string text,
+                                               AttachOptions options);
+
+/// By device, or by what is attached; NotFound says what is. `any_store`: a device of another store
+/// will do.
+Task<Result<attach::Attachment>> find_attachment(Context& context, std::string text);
+/// All of this user's, of every store.
+Task<Result<std::vector<attach::Attachment>>> all_attachments();
+
+/// Everything durable, then cut off, then its server stopped if it was started for it. Busy, with
+/// the users, if it is in use and not `force`d.
+Task<Result<void>> detach_device(Context& context, attach::Attachment device, bool force);
+
+/// Gives an nbd device that has lost its server another.
+Task<Result<void>> reconnect_device(Context& context, attach::Attachment device);
+
+}  // namespace snap::cli
