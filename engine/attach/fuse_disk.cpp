@@ -116,7 +116,7 @@ FuseDisk::~FuseDisk() {
 
 Result<std::unique_ptr<FuseDisk>> FuseDisk::mount(std::shared_ptr<nbd::Export> disk,
                                                   const std::string& dir) {
-  std::string directory = dir + "/fuse-XXXXXX";
+  std::string directory = dir + "/" + kDirPrefix + "XXXXXX";
   if (::mkdtemp(directory.data()) == nullptr)
     return Error::from_errno(errno, "make a directory in " + dir + " to mount on");
   std::unique_ptr<FuseDisk> made(new FuseDisk(std::move(disk), std::move(directory)));
@@ -180,7 +180,7 @@ void FuseDisk::stop() {
 }
 
 Result<UniqueFd> FuseDisk::open_file() {
-  const std::string path = directory_ + "/" + kDiskName;
+  const std::string path = directory_ + "/" + disk_file_name(*disk_);
   const int mode = disk_->read_only() ? O_RDONLY : O_RDWR;
   UniqueFd file(::open(path.c_str(), mode | O_DIRECT | O_CLOEXEC | O_NOFOLLOW));
   if (!file) return Error::from_errno(errno, "open " + path);

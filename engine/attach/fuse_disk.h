@@ -33,6 +33,9 @@ class FuseLane;
 /// (offload()), one at a time.
 class FuseDisk {
  public:
+  /// How the names of its directories begin.
+  static constexpr const char* kDirPrefix = "fuse-";
+
   /// Blocking. Makes a directory (0700) in `dir` and mounts there; nothing is left of both when it
   /// fails. Unsupported where there is no FUSE, Permission where it is denied.
   static Result<std::unique_ptr<FuseDisk>> mount(std::shared_ptr<nbd::Export> disk,

@@ -259,7 +259,7 @@ TEST_CASE("the file has the bytes of the export, to an uneven end") {
   std::set<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(served.fuse->directory()))
     names.insert(entry.path().filename());
-  CHECK(names == std::set<std::string>{"disk"});
+  CHECK(names == std::set<std::string>{"snapctl:disk"});
 }
 
 TEST_CASE("what is punched or zeroed reads zero, to the last byte, and nothing else does") {
@@ -342,7 +342,7 @@ TEST_CASE("a read-only export takes no writer") {
   const UniqueFd file = served.open();
   CHECK(read_all(file.get(), kMiB) == Bytes(kMiB));
   CHECK(write_at(file.get(), 0, Bytes(512)) == EBADF);
-  const std::string path = served.fuse->directory() + "/disk";
+  const std::string path = served.fuse->directory() + "/snapctl:disk";
   CHECK(outcome(::open(path.c_str(), O_RDWR | O_CLOEXEC)) == EROFS);
 }
 

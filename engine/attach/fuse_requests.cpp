@@ -24,6 +24,14 @@
 
 namespace snap::attach {
 
+static constexpr std::size_t kLongestName = 255;  // of a file
+
+std::string disk_file_name(const nbd::Export& disk) {
+  std::string name = "snapctl:" + disk.name();
+  std::replace(name.begin(), name.end(), '/', '!');
+  return name.substr(0, kLongestName);
+}
+
 int errno_of(ErrorCode code) noexcept {
   switch (code) {
     case ErrorCode::kInvalidArgument:
@@ -53,6 +61,7 @@ int errno_of(ErrorCode code) noexcept {
 }
 
 namespace {
+
 
 nbd::Export& disk_of(fuse_req_t req) {
   return *static_cast<nbd::Export*>(fuse_req_userdata(req));
@@ -93,7 +102,7 @@ void begin(void*, fuse_conn_info* connection) {
 }
 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
-  if (parent != FUSE_ROOT_ID || std::string_view(name) != kDiskName) {
+  if (parent != FUSE_ROOT_ID || name != disk_file_name(disk_of(req))) {
     fuse_reply_err(req, ENOENT);
     return;
   }
@@ -122,14 +131,15 @@ void read_directory(fuse_req_t req, fuse_ino_t inode, std::size_t size, off_t fr
     const char* name;
     fuse_ino_t inode;
   };
-  static constexpr Entry kEntries[] = {
-      {".", FUSE_ROOT_ID}, {"..", FUSE_ROOT_ID}, {kDiskName, kDiskInode}};
-  char bytes[256];
+  const std::string file = disk_file_name(disk_of(req));
+  const Entry entries[] = {
+      {".", FUSE_ROOT_ID}, {"..", FUSE_ROOT_ID}, {file.c_str(), kDiskInode}};
+  char bytes[1024];
   std::size_t used = 0;
-  for (std::size_t i = static_cast<std::size_t>(from); i < std::size(kEntries); ++i) {
-    const struct stat st = attributes(disk_of(req), kEntries[i].inode);
+  for (std::size_t i = static_cast<std::size_t>(from); i < std::size(entries); ++i) {
+    const struct stat st = attributes(disk_of(req), entries[i].inode);
     const std::size_t room = std::min(sizeof bytes, size) - used;
-    const std::size_t needs = fuse_add_direntry(req, bytes + used, room, kEntries[i].name, &st,
+    const std::size_t needs = fuse_add_direntry(req, bytes + used, room, entries[i].name, &st,
                                                 static_cast<off_t>(i + 1));
     if (needs > room) break;
     used += needs;
@@ -142,7 +152,7 @@ void stat_file_system(fuse_req_t req, fuse_ino_t) {
   st.f_bsize = st.f_frsize = kBlockSize;  // a loop device discards in units of it
   st.f_blocks = disk_of(req).size() / kBlockSize;
   st.f_files = 1;
-  st.f_namemax = 255;
+  st.f_namemax = kLongestName;
   fuse_reply_statfs(req, &st);
 }
 

@@ -1,8 +1,9 @@
-// The operations of a FUSE file system that holds one regular file, "disk": an Export.
+// The operations of a FUSE file system that holds one regular file: an Export.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "engine/io/unique_fd.h"
 #include "engine/nbd/export.h"
@@ -13,7 +14,9 @@ struct fuse_session;
 namespace snap::attach {
 
 inline constexpr std::uint64_t kDiskInode = 2;
-inline constexpr const char* kDiskName = "disk";
+/// "snapctl:web": what the kernel calls the file behind a loop device, so that people and udev rules
+/// know whose it is. '/' becomes '!'; at most 255 bytes.
+std::string disk_file_name(const nbd::Export& disk);
 
 struct DestroySession {
   void operator()(fuse_session* session) const noexcept;

@@ -131,7 +131,7 @@ RequestRules Connection::rules() const noexcept {
   rules.read_only = session_.device->read_only();
   rules.headers = session_.headers;
   rules.has_contexts = !session_.contexts.empty();
-  rules.draining = draining_;
+  rules.draining = draining_ && !asks_again_;
   // To a block device's users ENOMEM is an I/O error, so what it asks for lives off the reserve.
   rules.no_memory = !asks_again_ && memory_is_short();
   return rules;
@@ -148,12 +148,13 @@ Task<Result<void>> Connection::receive_requests() {
   const bool extended = session_.headers == Headers::kExtended;
   const std::size_t header_bytes = extended ? kExtendedRequestBytes : kRequestBytes;
   for (;;) {
-    if (draining_ && asks_again_) co_return Result<void>();
+    bool waited = false;
     if (stream_.buffered().size() < header_bytes) {
+      waited = true;
       auto have = co_await stream_.fill(header_bytes);
       if (!have) co_return have.error();
       if (!*have) {
-        if (stream_.buffered().empty() || (draining_ && asks_again_)) co_return Result<void>();
+        if (stream_.buffered().empty() || asks_again_) co_return Result<void>();
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a request");
       }
     }
@@ -169,8 +170,10 @@ Task<Result<void>> Connection::receive_requests() {
     }
     const std::size_t size = buffer_bytes(header, verdict, session_);
     const std::size_t charge = size == 0 ? 0 : BufferPool::rounded(size);
-    while (!has_room(charge))
+    while (!has_room(charge)) {
+      waited = true;
       co_await room_.wait();
+    }
     // What a client that has gone had queued concerns no one: thousands of reads, perhaps.
     if (send_failed_) co_return Result<void>();
 
@@ -182,20 +185,30 @@ Task<Result<void>> Connection::receive_requests() {
     ++in_flight_;
     if (size != 0) {
       request->data = buffers_.take(size);
-      if (!request->data) co_await wait_for_memory(request, size);
+      if (!request->data) {
+        waited = true;
+        co_await wait_for_memory(request, size);
+      }
       if (!request->data && asks_again_) {
         drop(request);
         co_return Result<void>();
       }
     }
     if (verdict.payload != 0) {
+      waited = waited || stream_.buffered().size() < verdict.payload;
       auto whole = co_await receive_payload(request);
       if (!whole || !*whole) {
         drop(request);
         if (!whole) co_return whole.error();
-        if (draining_ && asks_again_) co_return Result<void>();
+        if (asks_again_) co_return Result<void>();
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a payload");
       }
+    }
+    // A device that has given this connection up asks on another one; done here as well, later, an
+    // old write could come after a new one.
+    if (asks_again_ && waited && stream_.peer_has_gone()) {
+      drop(request);
+      co_return Result<void>();
     }
     start(request);
   }
@@ -233,6 +246,7 @@ Task<Result<bool>> Connection::receive_payload(Request* request) {
 }
 
 void Connection::start(Request* request) {
+  has_served_ = true;
   EventLoop::current()->spawn(handle(request));
 }
 

@@ -15,7 +15,8 @@
 // - Everything runs on the loop that run() was started on.
 // - A request that was started is finished, whether its client is still there or not.
 // - A kernel's block device is never told of a shutdown or of short memory, which its users would
-//   get as I/O errors: it waits, or is hung up on and asks again on another connection.
+//   get as I/O errors: it waits, or is hung up on and asks again on another connection. What it has
+//   given up is not begun any more.
 #pragma once
 
 #include <cstddef>
@@ -58,8 +59,12 @@ class Connection {
 
   /// Skips the handshake: the client is known to use `device`, with simple headers, and keeps what
   /// it has asked for until a connection answers it (a block device of the kernel). Before run().
-  /// drain() hangs up on such a client where it would refuse another's requests.
+  /// drain() takes no more from such a client, and answers what it took where it would refuse
+  /// another's requests.
   void begin_with(std::shared_ptr<Export> device);
+
+  /// Whether any request was begun. After run().
+  bool has_served() const noexcept { return has_served_; }
 
   // From the loop's thread, while run() runs.
 
@@ -112,6 +117,7 @@ class Connection {
   Wakeup work_to_send_;            ///< the sending task waits for replies
   bool receiving_ = true;          ///< more requests may come
   bool draining_ = false;
+  bool has_served_ = false;
   bool asks_again_ = false;  ///< the client repeats on another connection what has no answer
   bool send_failed_ = false;
 

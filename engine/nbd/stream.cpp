@@ -1,5 +1,7 @@
 #include "engine/nbd/stream.h"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <cassert>
 #include <cstring>
@@ -92,6 +94,11 @@ Task<Result<void>> ByteStream::start_tls(std::shared_ptr<const TlsCredentials> c
   auto done = co_await session->handshake();
   if (done) tls_ = std::move(session);
   co_return done;
+}
+
+bool ByteStream::peer_has_gone() const noexcept {
+  pollfd look{socket_.fd(), 0, 0};
+  return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLHUP | POLLERR)) != 0;
 }
 
 }  // namespace snap::nbd

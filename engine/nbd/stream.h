@@ -56,6 +56,8 @@ class ByteStream {
 
   /// No more is received than what has arrived; a pending receive ends.
   void stop_reading() noexcept { socket_.shutdown(SHUT_RD); }
+  /// Whether the peer has closed both directions, though what it sent before can still be received.
+  bool peer_has_gone() const noexcept;
   /// Ends both directions: pending and later sends fail, receives see the end.
   void hang_up() noexcept { socket_.shutdown(SHUT_RDWR); }
 

@@ -39,7 +39,8 @@ class ServedClient {
  public:
   explicit ServedClient(ExportTable& exports, ConnectionLimits limits = {},
                         LoopOptions::Kind kind = LoopOptions::Kind::kAuto,
-                        int socket_type = SOCK_STREAM, TlsPolicy tls = {}) {
+                        int socket_type = SOCK_STREAM, TlsPolicy tls = {},
+                        std::shared_ptr<Export> device = nullptr) {
     int fds[2];
     if (::socketpair(AF_UNIX, socket_type | SOCK_CLOEXEC, 0, fds) != 0)
       throw std::runtime_error("socketpair");
@@ -49,8 +50,9 @@ class ServedClient {
     ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     ::setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     loop_ = std::move(*make_event_loop({.kind = kind}));
-    thread_ = std::thread([this, &exports, limits, tls, fd = fds[1]] {
+    thread_ = std::thread([this, &exports, limits, tls, device, fd = fds[1]] {
       Connection connection(Socket(UniqueFd(fd), "client"), exports, limits, tls);
+      if (device) connection.begin_with(device);
       connection_ = &connection;
       outcome_.set_value(loop_->run(connection.run()));
     });

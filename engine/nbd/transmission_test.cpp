@@ -566,5 +566,67 @@ TEST_CASE_METHOD(Fixture, "an idle client is let go by a drain") {
   CHECK(wire.closed());
 }
 
+// ---- Connections that begin behind the handshake: a block device of this machine
+
+/// As the kernel uses one: no handshake, simple replies.
+struct DeviceClient : ServedClient {
+  DeviceClient(ExportTable& exports, std::shared_ptr<Export> device, ConnectionLimits limits = {})
+      : ServedClient(exports, limits, LoopOptions::Kind::kAuto, SOCK_STREAM, {},
+                     std::move(device)) {}
+};
+
+TEST_CASE("a device's connection needs no handshake") {
+  FixedExports none;
+  auto disk = std::make_shared<MemoryExport>("disk", 1 << 20);
+  DeviceClient served(none, disk);
+  Wire wire(served.client.get());
+  wire.request(Command::kWrite, 1, 4096, 4096, 0, Bytes(4096, std::byte{7}));
+  CHECK(wire.chunk().error == WireError::kNone);
+  wire.request(Command::kRead, 2, 4096, 4096);
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(wire.receive(4096) == Bytes(4096, std::byte{7}));
+  wire.request(Command::kDisconnect, 3, 0, 0);
+  CHECK(wire.closed());
+  CHECK(served.outcome());
+}
+
+TEST_CASE("a drain answers all that a device has asked, and tells it nothing of a shutdown") {
+  FixedExports none;
+  auto disk = std::make_shared<MemoryExport>("disk", 1 << 20);
+  DeviceClient served(none, disk);
+  Wire wire(served.client.get());
+  for (std::uint64_t i = 0; i < 50; ++i)
+    wire.request(Command::kFlush, i, 0, 0);
+  served.drain();
+  for (std::uint64_t i = 0; i < 50; ++i)
+    CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(wire.closed());
+  CHECK(served.outcome());
+}
+
+TEST_CASE("what a device has given up is not done later") {
+  // The device has asked, waited too long, given the connection up and asked elsewhere, before the
+  // server comes to look: done now, the write might come after a newer one.
+  FixedExports none;
+  auto disk = std::make_shared<MemoryExport>("disk", 1 << 20);
+  int ends[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  const UniqueFd device(ends[0]);
+  Wire(device.get()).request(Command::kWrite, 1, 4096, 4096, 0, Bytes(4096, std::byte{7}));
+  ::shutdown(device.get(), SHUT_RDWR);
+  auto loop = std::move(*make_event_loop());
+  {
+    Connection connection(Socket(UniqueFd(ends[1]), "device"), none);
+    connection.begin_with(disk);
+    CHECK(loop->run(connection.run()));
+    CHECK_FALSE(connection.has_served());
+  }
+  DeviceClient after(none, disk);
+  Wire look(after.client.get());
+  look.request(Command::kRead, 3, 4096, 4096);
+  CHECK(look.chunk().error == WireError::kNone);
+  CHECK(look.receive(4096) == Bytes(4096));
+}
+
 }  // namespace
 }  // namespace snap::nbd

@@ -21,6 +21,8 @@ namespace {
 // What a loop device's last user needs to go.
 constexpr int kGoneTries = 100;
 constexpr std::chrono::milliseconds kGonePause{10};
+// From the end of a connection until it is replaced.
+constexpr std::chrono::milliseconds kLostPause{300};
 
 std::string rfc3339_now() {
   const std::time_t now = std::time(nullptr);
@@ -107,7 +109,9 @@ struct Devices::FuseServing {
   std::unique_ptr<attach::FuseDisk> disk;
   std::shared_ptr<nbd::Export> from;
   std::string device;
-  WaitGroup running;  ///< loops that serve it
+  bool own_server = false;
+  bool detaching = false;  ///< asked for; else the device goes by itself
+  WaitGroup running;       ///< loops that serve it
 };
 
 namespace {
@@ -153,7 +157,8 @@ Result<std::vector<UniqueFd>> Devices::connect_workers(unsigned connections,
   for (unsigned i = 0; i < connections; ++i) {
     auto pair = make_pair();
     if (!pair) return pair.error();
-    if (!workers_.give(Socket(std::move(pair->ours), "block device"), from))
+    Worker::Device device{from, [this] { lost_.set(); }};
+    if (!workers_.give(Socket(std::move(pair->ours), "block device"), std::move(device)))
       return Error(ErrorCode::kBusy, "the server has no room for the connections of a device");
     out.push_back(std::move(pair->theirs));
   }
@@ -238,6 +243,7 @@ Task<Result<attach::Attachment>> Devices::attach_fuse(DeviceWish wish,
     co_return device.error();
   }
   record.device = serving->device = *device;
+  serving->own_server = record.own_server;
   fuse_[*device] = serving;
   watchers_.add();
   EventLoop::current()->spawn(watch(serving));
@@ -259,6 +265,7 @@ Task<void> Devices::watch(std::shared_ptr<FuseServing> serving) {
   if (!removed) log_warning(removed.error().message());
   // The last descriptor of /dev/fuse: closing it may wait for the kernel.
   co_await offload([&] { serving->disk.reset(); });
+  if (serving->own_server && !serving->detaching) options_.not_needed();
   watchers_.done();
 }
 
@@ -280,6 +287,8 @@ Task<Result<void>> Devices::detach(std::string device) {
     log_info(record->name + " is no longer " + device);
     co_return co_await offload([&] { return records_.remove(device); });
   }
+  if (const auto serving = fuse_.find(device); serving != fuse_.end())
+    serving->second->detaching = true;
   auto released = co_await offload([&] { return attach::release_loop_device(device); });
   if (!released) co_return released;
   for (int left = kGoneTries; fuse_.contains(device); --left) {
@@ -315,7 +324,7 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
     if (!written) co_return written;
   }
   spare_from_oom_killer();
-  log_info(record.device + " has its connections to " + record.name + " again");
+  log_info(record.device + " was given new connections to " + record.name);
   co_return Result<void>();
 }
 
@@ -330,11 +339,26 @@ Task<void> Devices::reconnect_all() {
     const bool there = co_await offload([&record] { return attach::in_place(record); });
     if (!there) {
       // Taken from the kernel, or given up by it, while no server ran.
+      log_info(record.device + " is gone, without a detach");
       (void)co_await offload([&] { return records_.remove(record.device); });
+      if (record.own_server) options_.not_needed();
       continue;
     }
     auto done = co_await reconnect_one(record);
     if (!done) log_error("reconnect " + record.device + ": " + done.error().message());
+  }
+}
+
+Task<void> Devices::run() {
+  co_await reconnect_all();
+  for (;;) {
+    co_await lost_.wait();
+    // A device that is being detached takes its connections down first.
+    Sleep pause(kLostPause);
+    if (!stopping_) co_await pause;
+    if (stopping_) co_return;
+    lost_.reset();
+    co_await reconnect_all();
   }
 }
 
@@ -363,6 +387,7 @@ Task<Result<void>> Devices::resized(std::string name) {
 
 void Devices::stop() {
   if (std::exchange(stopping_, true)) return;
+  lost_.set();
   for (const auto& [device, serving] : fuse_) {
     log_warning(device + " loses its server: what is on it fails from now on");
     serving->disk->stop();

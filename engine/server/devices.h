@@ -9,6 +9,7 @@
 // Used on the store's loop.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -33,6 +34,9 @@ class Devices {
     std::string control;      ///< path of this server's control socket
     std::string runtime_dir;  ///< where records are, and mount points for a moment
     bool read_only = false;   ///< refuse writes to everything
+    /// Called when the device that this server was started for has gone by itself: given up by the
+    /// kernel, or taken away by another program.
+    std::function<void()> not_needed;
   };
   static constexpr unsigned kMaxConnections = 16;
 
@@ -53,6 +57,9 @@ class Devices {
   /// Tells the devices of an export that its size has changed.
   Task<Result<void>> resized(std::string name);
 
+  /// Reconnects devices that have given a connection up, until stop(): requests waited for longer
+  /// than their timeout, perhaps.
+  Task<void> run();
   /// Ends what is served through FUSE once requests in flight have ended; nbd devices are hung up
   /// on by their connections and wait for another server.
   void stop();
@@ -81,6 +88,7 @@ class Devices {
   const attach::Attachments records_;
   std::map<std::string, std::shared_ptr<FuseServing>> fuse_;  ///< by device
   WaitGroup watchers_;
+  AsyncEvent lost_;  ///< a connection of some device has ended
   bool stopping_ = false;
 };
 

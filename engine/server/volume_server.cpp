@@ -71,6 +71,7 @@ class VolumeServer::Impl {
   Task<void> feed_watchdog();
   void hang_up();
   void stop(const std::string& why);
+  void stop_unless_used();
   Task<void> end_helpers();
   Task<Result<void>> close_all();
 
@@ -126,7 +127,7 @@ Task<Result<void>> VolumeServer::Impl::run(std::function<void(const Ready&)> rea
     spawn(open_->run());
     spawn(desk_->run());
     if (metrics_) spawn(metrics_->run());
-    spawn(devices_->reconnect_all());
+    spawn(devices_->run());
     if (options_.manager.watchdog()) spawn(feed_watchdog());
     ready(how_to_reach());
     options_.manager.notify("READY=1\nMAINPID=" + std::to_string(::getpid()) +
@@ -230,7 +231,8 @@ Task<Result<void>> VolumeServer::Impl::start_servers() {
   auto watching = monitor_->prepare();
   auto watched = co_await std::move(watching);
   if (!watched) co_return watched.error();
-  Devices::Options here{store_->path(), control_->path(), dir_, options_.read_only};
+  Devices::Options here{store_->path(), control_->path(), dir_, options_.read_only,
+                        [this] { stop_unless_used(); }};
   devices_.emplace(*catalogue_, *open_, server_->workers(), std::move(here));
   served_.store = store_.get();
   served_.devices = &*devices_;
@@ -379,6 +381,11 @@ void VolumeServer::Impl::stop(const std::string& why) {
   open_->stop();
   // Commands that run are cancelled now; a commit must not outlive the clients' drain.
   control_->stop();
+}
+
+/// The device that it was started for has gone.
+void VolumeServer::Impl::stop_unless_used() {
+  if (server_->connections() == 0) stop("the end of its device");
 }
 
 // ---- The end

@@ -45,7 +45,7 @@ Worker::~Worker() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Worker::give(Socket socket, std::shared_ptr<nbd::Export> device) {
+void Worker::give(Socket socket, Device device) {
   {
     std::lock_guard guard(lock_);
     arrived_.push_back({std::move(socket), std::move(device)});
@@ -106,13 +106,14 @@ Task<void> Worker::serve_connection(Arrival arrival) {
   {
     nbd::Connection connection(std::move(arrival.socket), *shared_.exports, shared_.limits,
                                shared_.tls);
-    if (arrival.device) connection.begin_with(std::move(arrival.device));
+    if (arrival.device.from) connection.begin_with(std::move(arrival.device.from));
     ClientList::Place place(shared_.clients, name);
     connection.when_entered(
         [&place](const nbd::Export& device, bool tls) { place.has_entered(device.name(), tls); });
     connections_.insert(&connection);
     auto ended = co_await connection.run();
     connections_.erase(&connection);
+    if (arrival.device.lost && connection.has_served()) arrival.device.lost();
     if (!ended) {
       ++shared_.ended_badly;
       log_limited(shared_.complaints, name + ": connection ended: " + ended.error().message());
@@ -157,7 +158,7 @@ void WorkerPool::run_on_all(const std::function<Task<void>()>& part) {
     worker->run(part);
 }
 
-bool WorkerPool::give(Socket socket, std::shared_ptr<nbd::Export> device) {
+bool WorkerPool::give(Socket socket, Worker::Device device) {
   if (memory_is_short()) {
     ++shared_.turned_away;
     log_limited(shared_.complaints, "a client was turned away: the server is out of memory");

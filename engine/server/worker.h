@@ -49,9 +49,15 @@ class Worker {
 
   // From any thread
 
-  /// Serves a connected socket, which it owns from now on and which counts already. With a device
-  /// it begins behind the handshake (nbd::Connection::begin_with()).
-  void give(Socket socket, std::shared_ptr<nbd::Export> device);
+  /// What a block device of this machine uses; its connections begin behind the handshake
+  /// (nbd::Connection::begin_with()).
+  struct Device {
+    std::shared_ptr<nbd::Export> from;
+    /// Called when a connection ends that has served requests. On the worker's thread.
+    std::function<void()> lost;
+  };
+  /// Serves a connected socket, which it owns from now on and which counts already.
+  void give(Socket socket, Device device);
   /// Runs a task on its loop, and ends only after it has.
   void run(std::function<Task<void>()> part);
   /// Takes no more; ends when its connections have finished what is in flight.
@@ -68,7 +74,7 @@ class Worker {
   Task<void> serve();
   struct Arrival {
     Socket socket;
-    std::shared_ptr<nbd::Export> device;
+    Device device;
   };
   Task<void> serve_connection(Arrival arrival);
 
@@ -101,7 +107,7 @@ class WorkerPool {
 
   /// Hands a connected socket to the next worker; with a device, as Worker::give(). False: closed
   /// it instead (and said so in the log), for there are too many, or memory is short.
-  bool give(Socket socket, std::shared_ptr<nbd::Export> device = nullptr);
+  bool give(Socket socket, Worker::Device device = {});
   /// Runs `part` once on every worker's loop, side by side; each worker ends only after it has.
   /// drain() and abort() do not end it: whoever gave it does. Before stop().
   void run_on_all(const std::function<Task<void>()>& part);

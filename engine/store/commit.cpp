@@ -202,6 +202,8 @@ Task<Result<Store::Committed>> Commit::run() {
   auto sealed = co_await seal(volume_);
   if (!sealed) co_return sealed.error();
   sealed_ = std::move(*sealed);
+  // What is written from now on is no part of it: who has paused writes lets them go.
+  progress_.tell("seal", 1, 1);
   auto below = co_await image_below(volume_);
   if (!below) co_return below.error();
   below_ = std::move(*below);

@@ -22,7 +22,7 @@ using attach::Attachment;
 struct AttachCommand {
   std::string object, device, via = "auto";
   unsigned connections = 0;
-  unsigned timeout = 120, dead_timeout = 300;
+  unsigned timeout = 30, dead_timeout = 300;
   bool read_only = false, reconnect = false;
 };
 

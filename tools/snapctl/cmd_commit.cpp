@@ -7,6 +7,7 @@
 #include "tools/snapctl/compression.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/file_system_pause.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
 #include "tools/snapctl/size_format.h"
@@ -19,6 +20,7 @@ namespace {
 struct CommitCommand {
   std::string volume, name, message, author, compress;
   std::vector<std::string> labels;
+  bool pause = false;
 };
 
 Result<Store::CommitOptions> commit_options(const CommitCommand& command) {
@@ -63,7 +65,20 @@ Task<Result<int>> run_commit(Context& context, CommitCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  auto committed = co_await access->commit(*options, context.progress());
+  FileSystemPause pause;
+  if (command.pause) {
+    auto paused = co_await FileSystemPause::begin(context, access->name());
+    if (!paused) co_return paused.error();
+    pause = std::move(*paused);
+  }
+  Progress progress = context.progress();
+  progress.report = [&pause, show = std::move(progress.report)](
+                        std::string_view stage, std::uint64_t done, std::uint64_t total) {
+    pause.end();  // a commit tells of nothing before its content is fixed
+    if (show) show(stage, done, total);
+  };
+  auto committed = co_await access->commit(*options, progress);
+  pause.end();
   auto closed = co_await access->close();
   context.end_progress();
   if (!committed) co_return committed.error();
@@ -85,6 +100,9 @@ void add_commit_commands(CLI::App& app, Context& context) {
   commit->add_option("-a,--author", command->author, "Author for the history")->type_name("NAME");
   commit->add_option("--compress", command->compress, "Compress the layer")
       ->type_name("zstd[:LEVEL]");
+  commit->add_flag(
+      "--pause", command->pause,
+      "Freeze what is mounted of it for that moment, so that the image needs no repair");
   commit->add_option("--label", command->labels, "Label of the image; may be given again")
       ->type_name("KEY=VALUE");
   commit->footer(

@@ -1,7 +1,9 @@
 // Command doctor: finds what servers and devices that died have left behind.
 #include <dirent.h>
 #include <fmt/format.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/statfs.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
@@ -13,6 +15,7 @@
 #include <filesystem>
 
 #include "engine/attach/attachment.h"
+#include "engine/attach/fuse_disk.h"
 #include "engine/attach/loop_device.h"
 #include "engine/attach/nbd_netlink.h"
 #include "engine/server/control_client.h"
@@ -69,6 +72,29 @@ std::vector<std::string> stale_sockets(const std::string& dir) {
   return out;
 }
 
+/// Places where a server that died had a disk mounted, for the moment before its loop device took
+/// it over.
+std::vector<std::string> dead_mounts(const std::string& dir) {
+  std::vector<std::string> out;
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(dir, failed)) {
+    const std::string path = entry.path().string();
+    struct statfs s {};
+    const bool ours = entry.path().filename().string().starts_with(attach::FuseDisk::kDirPrefix);
+    if (ours && ::statfs(path.c_str(), &s) != 0 && errno == ENOTCONN) out.push_back(path);
+  }
+  return out;
+}
+
+Task<Result<void>> unmount_later(std::string path) {
+  co_return co_await offload([&path]() -> Result<void> {
+    if (::umount2(path.c_str(), MNT_DETACH) != 0)
+      return Error::from_errno(errno, "unmount " + path);
+    if (::rmdir(path.c_str()) != 0) return Error::from_errno(errno, "remove " + path);
+    return {};
+  });
+}
+
 Result<void> remove_file(const std::string& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT)
     return Error::from_errno(errno, "remove " + path);
@@ -77,6 +103,14 @@ Result<void> remove_file(const std::string& path) {
 
 Task<Result<void>> remove_later(std::string path) {
   co_return co_await offload([&path] { return remove_file(path); });
+}
+
+/// A server that was just started for a device has sockets of the same names.
+Task<Result<void>> remove_stale(std::string path) {
+  co_return co_await offload([&path]() -> Result<void> {
+    if (!is_stale_socket(path)) return {};
+    return remove_file(path);
+  });
 }
 
 Finding file_finding(std::string path, std::string trouble) {
@@ -154,8 +188,20 @@ Task<Result<int>> run_doctor(Context& context, DoctorCommand command) {
     auto looked = co_await look_at_devices(context, records, &findings);
     if (!looked) co_return looked.error();
   }
-  for (std::string& path : co_await offload([&dir] { return stale_sockets(*dir); }))
-    findings.push_back(file_finding(std::move(path), "is a socket of a server that has died"));
+  for (const std::string& path : co_await offload([&dir] { return stale_sockets(*dir); })) {
+    Finding found = file_finding(path, "is a socket of a server that has died");
+    found.mend = [path] { return remove_stale(path); };
+    findings.push_back(std::move(found));
+  }
+
+  for (const std::string& path : co_await offload([&dir] { return dead_mounts(*dir); })) {
+    Finding found;
+    found.what = path;
+    found.trouble = "is mounted, and its server has died";
+    found.cure = "unmount it";
+    found.mend = [path] { return unmount_later(path); };
+    findings.push_back(std::move(found));
+  }
 
   Json listed = Json::array();
   std::vector<Error> errors;

@@ -106,8 +106,9 @@ std::string options_for(const Content& content, bool read_only, bool replay) {
   return out;
 }
 
-Result<void> mount_device(const std::string& device, const std::string& dir,
-                          const MountCommand& command, bool device_read_only) {
+enum class Mounted { kWhole, kWithoutJournal };
+Result<Mounted> mount_device(const std::string& device, const std::string& dir,
+                             const MountCommand& command, bool device_read_only) {
   auto content = content_of(device);
   if (!content) return content.error();
   if (content->type.empty()) {
@@ -122,7 +123,7 @@ Result<void> mount_device(const std::string& device, const std::string& dir,
   }
   if (content->type == "btrfs") {
     auto alone = refuse_second_btrfs(device, content->uuid);
-    if (!alone) return alone;
+    if (!alone) return alone.error();
   }
   const bool read_only = command.read_only || device_read_only;
   const auto mount_with = [&](bool replay) {
@@ -131,12 +132,10 @@ Result<void> mount_device(const std::string& device, const std::string& dir,
     return run_mount({"-t", content->type, "-o", options, device, dir});
   };
   auto mounted = mount_with(true);
+  if (mounted) return Mounted::kWhole;
   // What was not unmounted wants its journal replayed, which a read-only device cannot do.
-  if (!mounted && device_read_only) {
-    auto without = mount_with(false);
-    if (without) return without;
-  }
-  return mounted;
+  if (device_read_only && mount_with(false)) return Mounted::kWithoutJournal;
+  return mounted.error();
 }
 
 // ---- mount
@@ -170,6 +169,10 @@ Task<Result<int>> mount(Context& context, MountCommand command) {
     if (!attached_before) (void)co_await detach_device(context, *device, false);
     co_return mounted.error();
   }
+  if (*mounted == Mounted::kWithoutJournal)
+    context.note(fmt::format("'{}' was taken while its file system was in use (without --pause): "
+                             "what only its journal has is not shown; a volume of it has all",
+                             device->name));
   if (context.options().json) {
     Json out = Json::parse(attach::encode_attachment(*device), nullptr, false);
     out["mounted_on"] = command.dir;

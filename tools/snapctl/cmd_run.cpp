@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -88,7 +89,12 @@ Result<int> run_to_the_end(std::vector<std::string> argv) {
   const int spawned =
       ::posix_spawnp(&pid, pointers[0], nullptr, &attributes, pointers.data(), environ);
   posix_spawnattr_destroy(&attributes);
-  if (spawned != 0) return Error::from_errno(spawned, "run " + argv[0]);
+  if (spawned != 0) {
+    // As shells have it, so that it is not taken for what the program says of itself.
+    const Error error = Error::from_errno(spawned, "run " + argv[0]);
+    std::fprintf(stderr, "%s\n", error_line(error.message()).c_str());
+    return spawned == ENOENT ? 127 : 126;
+  }
   g_child = pid;
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0) {
@@ -143,7 +149,8 @@ Task<Result<int>> run_served(Context& context, RunCommand command, std::string v
 }
 
 Task<Result<int>> run_attached(Context& context, RunCommand command, std::string volume) {
-  auto device = co_await attach_object(context, "volume:" + volume, {});
+  AttachOptions options;  // named: g++ 12 destroys temporaries of aggregates in a co_await twice
+  auto device = co_await attach_object(context, "volume:" + volume, std::move(options));
   if (!device) co_return device.error();
   ::setenv("device", device->device.c_str(), 1);
   auto code = co_await run_served(context, command, volume);
@@ -188,7 +195,7 @@ void add_run_commands(CLI::App& app, Context& context) {
   run->add_flag("--keep", command->keep, "Do not remove the volume in the end");
   run->footer(
       "The volume is served over NBD while the program runs, which finds it by $uri, and its name\n"
-      "in $volume. Gives the program's exit code.\n"
+      "in $volume. Gives the program's exit code; 127 if there is no such program.\n"
       "Examples:\n"
       "  " SNAPCTL_PROGRAM_NAME
       " run base:1 -- sh -c 'nbdinfo \"$uri\"'\n"

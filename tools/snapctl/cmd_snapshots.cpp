@@ -10,6 +10,7 @@
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/file_system_pause.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
 #include "tools/snapctl/prompts.h"
@@ -23,6 +24,7 @@ namespace {
 
 struct SnapshotCommand {
   std::string volume, name;
+  bool pause = false;
 };
 
 Task<Result<int>> run_snapshot(Context& context, SnapshotCommand command) {
@@ -33,7 +35,14 @@ Task<Result<int>> run_snapshot(Context& context, SnapshotCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
+  FileSystemPause frozen;
+  if (command.pause) {
+    auto paused = co_await FileSystemPause::begin(context, access->name());
+    if (!paused) co_return paused.error();
+    frozen = std::move(*paused);
+  }
   auto pause = co_await access->snapshot(name);
+  frozen.end();
   auto closed = co_await access->close();
   if (!pause) co_return pause.error();
   if (!closed) co_return closed.error();
@@ -157,6 +166,8 @@ void add_snapshot_commands(CLI::App& app, Context& context) {
       ->type_name("VOL");
   snapshot->add_option("name", snapshot_command->name, "Name of the snapshot; else the time")
       ->type_name("NAME");
+  snapshot->add_flag("--pause", snapshot_command->pause,
+                     "Freeze what is mounted of it for that moment");
   snapshot->footer(
       "Prints the name. map, dump, diff and compare take VOL@NAME.\nExample:\n "
       " " SNAPCTL_PROGRAM_NAME " snapshot web before-upgrade");

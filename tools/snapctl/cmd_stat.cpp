@@ -15,6 +15,7 @@
 #include "engine/server/remote.h"
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
+#include "tools/snapctl/device_access.h"
 #include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/interrupt.h"
 #include "tools/snapctl/json_output.h"
@@ -201,6 +202,7 @@ struct Found {
   std::string socket;
   int pid = 0;
   Result<server::ServerStat> stat = Error(ErrorCode::kCancelled, "not asked");
+  std::vector<attach::Attachment> devices;  ///< of it
 };
 
 /// Every path that may be a control socket, ascending.
@@ -247,6 +249,13 @@ Json server_json(const Found& found) {
                        {"tls", c.tls},
                        {"connected", c.connected.count()}});
   }
+  Json devices = Json::array();
+  for (const attach::Attachment& d : found.devices) {
+    devices.push_back({{"device", d.device},
+                       {"via", attach::via_name(d.via)},
+                       {"export", d.name},
+                       {"since", d.since}});
+  }
   return {{"pid", found.pid},
           {"command", stat.command},
           {"store", stat.store},
@@ -255,6 +264,7 @@ Json server_json(const Found& found) {
           {"addresses", stat.addresses},
           {"connections", stat.connections},
           {"exports", exports},
+          {"devices", devices},
           {"clients", clients}};
 }
 
@@ -280,6 +290,13 @@ std::string clients_of(const server::ServerStat& stat, const std::string& name) 
   return out;
 }
 
+std::string devices_of(const Found& found, const std::string& name) {
+  std::vector<std::string> named;
+  for (const attach::Attachment& device : found.devices)
+    if (device.name == name) named.push_back(device.device);
+  return named.empty() ? "-" : fmt::format("{}", fmt::join(named, ", "));
+}
+
 void add_rows(Table& table, const Found& found) {
   const server::ServerStat& stat = *found.stat;
   std::vector<std::string> row{std::to_string(found.pid), stat.command, print_duration(stat.uptime),
@@ -287,11 +304,12 @@ void add_rows(Table& table, const Found& found) {
   const std::size_t own = row.size();
   for (const server::ServedStat& v : stat.volumes) {
     row.resize(own);
-    row.insert(row.end(), {v.kind, printable(v.name), clients_of(stat, v.name)});
+    row.insert(row.end(),
+               {v.kind, printable(v.name), devices_of(found, v.name), clients_of(stat, v.name)});
     table.add(row);
   }
   if (!stat.volumes.empty()) return;
-  row.insert(row.end(), {"-", "-", clients_of(stat, std::string())});
+  row.insert(row.end(), {"-", "-", "-", clients_of(stat, std::string())});
   table.add(row);
 }
 
@@ -303,8 +321,15 @@ Task<Result<int>> run_ps(Context& context) {
   std::vector<Task<Found>> questions;
   for (std::string& socket : *sockets)
     questions.push_back(ask(std::move(socket)));
-  const std::vector<Found> all = co_await gather(std::move(questions));
-  Table table({"PID", "COMMAND", "UPTIME", "SOCKET", "KIND", "EXPORT", "CLIENTS"});
+  std::vector<Found> all = co_await gather(std::move(questions));
+  auto devices = co_await all_attachments();
+  if (!devices) context.report(devices.error());
+  for (Found& found : all) {
+    const auto of_it = [&found](const attach::Attachment& d) { return d.control == found.socket; };
+    if (devices)
+      std::copy_if(devices->begin(), devices->end(), std::back_inserter(found.devices), of_it);
+  }
+  Table table({"PID", "COMMAND", "UPTIME", "SOCKET", "KIND", "EXPORT", "DEVICE", "CLIENTS"});
   Json servers = Json::array();
   for (const Found& found : all) {
     if (!found.stat) {

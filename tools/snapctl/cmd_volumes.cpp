@@ -9,6 +9,7 @@
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/file_system_pause.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
 #include "tools/snapctl/new_volume.h"
@@ -88,6 +89,7 @@ Task<Result<int>> run_create(Context& context, CreateCommand command) {
 
 struct CloneCommand {
   std::string volume, name;
+  bool pause = false;
 };
 
 Task<Result<int>> run_clone(Context& context, CloneCommand command) {
@@ -97,7 +99,14 @@ Task<Result<int>> run_clone(Context& context, CloneCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
+  FileSystemPause frozen;
+  if (command.pause) {
+    auto paused = co_await FileSystemPause::begin(context, access->name());
+    if (!paused) co_return paused.error();
+    frozen = std::move(*paused);
+  }
   auto cloned = co_await access->clone(command.name);
+  frozen.end();
   auto closed = co_await access->close();
   if (!cloned) co_return cloned.error();
   if (!closed) co_return closed.error();
@@ -288,6 +297,7 @@ void add_volume_commands(CLI::App& app, Context& context) {
   clone->add_option("new", clone_command->name, "Name of the new one")
       ->required()
       ->type_name("NEW");
+  clone->add_flag("--pause", clone_command->pause, "Freeze what is mounted of it for that moment");
   set_action(clone, context, clone_command, run_clone);
 
   CLI::App* ls = app.add_subcommand("ls", "List volumes")->group(kVolumesGroup);

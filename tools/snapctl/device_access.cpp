@@ -65,23 +65,22 @@ std::string own_words(const std::string& errors) {
   return errors.starts_with(kName) ? errors.substr(kName.size()) : errors;
 }
 
-/// "web_monday.log" for "web@monday".
-std::string log_name(std::string name) {
+/// The file in `dir` that a server of its own logs to: "web_monday.log" for "web@monday".
+std::string log_path(const std::string& dir, std::string name) {
   for (char& c : name) {
     const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
                        c == '.' || c == '-' || c == '_';
     if (!plain) c = '_';
   }
-  return name + ".log";
+  return dir + "/" + name + ".log";
 }
 
 Task<Result<DeviceServer>> start_server(Context& context, Exported exported) {
   auto dir = co_await server::runtime_dir();
   if (!dir) co_return dir.error();
   const std::vector<std::string> argv = {
-      "/proc/self/exe", "--store", context.store_path(),
-      "--json",         "export",  exported.text,
-      "--detach",       "--log",   *dir + "/" + log_name(exported.name)};
+      "/proc/self/exe", "--store", context.store_path(),         "--json", "export", exported.text,
+      "--detach",       "--log",   log_path(*dir, exported.name)};
   auto ran = co_await offload([&argv] { return run_program(argv, Output::kKept); });
   if (!ran) co_return ran.error();
   if (ran->exit_code != 0)
@@ -192,7 +191,12 @@ Task<Result<void>> stop_unused(DeviceServer server) {
   for (int left = kUnusedTries; left > 0; --left) {
     auto stat = co_await server::remote_stat(*server.client, std::string());
     if (!stat) co_return stat.error();
-    if (stat->connections == 0) co_return co_await server::remote_stop(*server.client);
+    if (stat->connections == 0) {
+      auto stopped = co_await server::remote_stop(*server.client);
+      auto dir = co_await server::runtime_dir();
+      if (stopped && dir) (void)::unlink(log_path(*dir, server.name).c_str());
+      co_return stopped;
+    }
     Sleep pause(kUnusedPause);
     co_await pause;
   }
@@ -313,6 +317,7 @@ Task<Result<void>> detach_device(Context&, Attachment device, bool force) {
   auto lock = co_await offload([&] { return records->lock(); });
   if (!lock) co_return lock.error();
   DeviceServer server;
+  server.name = device.name;
   server.own = device.own_server;
   auto client = co_await server::ControlClient::connect(device.control);
   if (client) server.client = std::move(*client);

@@ -43,7 +43,7 @@ struct AttachOptions {
   std::string device;        ///< "/dev/nbd3"; empty: one that is free
   unsigned connections = 0;  ///< 0: one a processor, at most 4
   bool read_only = false;
-  std::chrono::seconds timeout{120}, dead_timeout{300};
+  std::chrono::seconds timeout{30}, dead_timeout{300};
   bool for_mount = false;
 };
 /// Returns once the device can be used. Busy if the volume is attached already; on failure nothing

@@ -13,14 +13,19 @@ namespace snap::cli {
 namespace {
 
 std::atomic<bool> g_interrupted{false};  // written by the handler, so it cannot be a member
+std::atomic<bool> g_held{false};
 constexpr unsigned kPatienceSeconds = 10;
 
 void on_interrupt(int) {
-  if (g_interrupted.exchange(true)) _exit(kExitCancelled);
+  if (g_interrupted.exchange(true) && !g_held) _exit(kExitCancelled);
   alarm(kPatienceSeconds);
 }
 
 void on_alarm(int) {
+  if (g_held) {
+    alarm(1);
+    return;
+  }
   _exit(kExitCancelled);
 }
 
@@ -40,6 +45,10 @@ void catch_interrupts() {
   sigaction(SIGALRM, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
+}
+
+void hold_interrupts(bool hold) noexcept {
+  g_held = hold;
 }
 
 bool interrupted() noexcept {

@@ -7,6 +7,8 @@ namespace snap::cli {
 
 /// Installs the handlers of SIGINT, SIGTERM and SIGHUP, and ignores SIGPIPE.
 void catch_interrupts();
+/// While held they are noted, but end nothing.
+void hold_interrupts(bool hold) noexcept;
 /// True once one of them has arrived.
 bool interrupted() noexcept;
 

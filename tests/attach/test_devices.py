@@ -1,0 +1,345 @@
+"""A volume or an image as a block device: file systems, changes while it is in use, and the way back."""
+
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+from conftest import (MIB, PROGRAM, VIA, attached_now, check, fill, finish, fio, make, mounted, sh, sums, wait_for)
+
+
+def size_of(device):
+    return int(sh("blockdev", "--getsize64", device))
+
+
+def allocated(snap, name):
+    return next(v["allocated"] for v in snap.json("ls")["volumes"] if v["name"] == name)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_file_system_lives_on_it(snap, point, kind):
+    snap("create", "v", "--size", "400M")
+    device = snap.attach("v")
+    assert size_of(device) == 400 * MIB
+    assert sh("blockdev", "--getss", device).strip() == "512"
+    make(kind, device)
+    with mounted(device, point):
+        fill(point, 1)
+        (point / "big").write_bytes(os.urandom(40 * MIB))
+        os.sync()
+        full = allocated(snap, "v")
+        (point / "big").unlink()
+        os.sync()
+        sh("fstrim", point)
+        # Removed and trimmed, the space is the store's again.
+        wait_for(lambda: allocated(snap, "v") < full - 35 * MIB, "fstrim to give space back")
+        before = sums(point)
+    check(kind, device)
+    snap("detach", "v")
+    assert not pathlib.Path(device.replace("/dev/", "/sys/block/") + "/pid").exists()
+    again = snap.attach("v")
+    with mounted(again, point):
+        assert sums(point) == before
+    check(kind, again)
+    snap("detach", again)
+
+
+def test_what_fio_writes_fio_reads(snap):
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v", *(["--connections", "4"] if VIA == "nbd" else []))
+    finish(fio(device, "--numjobs=1"))
+    snap("detach", "v")
+
+
+def test_requests_are_large(snap):
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v")
+    queue = pathlib.Path("/sys/block") / device[5:] / "queue"
+    assert int((queue / "max_sectors_kb").read_text()) >= 1024
+    snap("detach", "v")
+
+
+def test_a_reused_device_shows_nothing_of_its_predecessor(snap):
+    snap("create", "a", "--size", "8M")
+    snap("create", "b", "--size", "8M")
+    device = snap.attach("a")
+    pathlib.Path(device).write_bytes(b"a" * 8 * MIB)
+    snap("detach", "a")
+    assert snap.attach("b", device) == device
+    assert pathlib.Path(device).read_bytes() == bytes(8 * MIB)
+    snap("detach", "b")
+    snap.attach("a", device)
+    assert pathlib.Path(device).read_bytes() == b"a" * 8 * MIB
+    snap("detach", "a")
+
+
+def test_two_volumes_at_once_and_clones_beside_each_other(snap, tmp_path):
+    for kind in ["ext4", "xfs"]:
+        snap("create", f"{kind}-a", "--size", "400M")
+        device = snap.attach(f"{kind}-a")
+        make(kind, device)
+        with mounted(device, tmp_path / "a"):
+            fill(tmp_path / "a", 3)
+        snap("detach", f"{kind}-a")
+        snap("clone", f"{kind}-a", f"{kind}-b")
+        snap.mount(f"{kind}-a", tmp_path / "a")
+        snap.mount(f"{kind}-b", tmp_path / "b")
+        assert sums(tmp_path / "a") == sums(tmp_path / "b")
+        (tmp_path / "b" / "only").write_bytes(b"b")
+        assert not (tmp_path / "a" / "only").exists()
+        snap("umount", tmp_path / "a", tmp_path / "b")
+
+
+def test_two_btrfs_of_one_image_are_refused(snap, tmp_path):
+    snap("create", "a", "--size", "200M")
+    device = snap.attach("a")
+    make("btrfs", device)
+    snap("detach", "a")
+    snap("clone", "a", "b")
+    snap.mount("a", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    snap("mount", "b", tmp_path / "b", "--via", VIA, code=5, says=["btrfs", "UUID"])
+    assert len(snap.servers()) == 1, "the refused one is attached no more"
+    snap("umount", tmp_path / "a")
+    snap.mount("b", tmp_path / "b")
+    snap("umount", tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_an_image_is_mounted_read_only(snap, point, tmp_path, kind):
+    snap("create", "v", "--size", "400M")
+    device = snap.attach("v")
+    make(kind, device)
+    with mounted(device, point):
+        fill(point, 4)
+        before = sums(point)
+        os.sync()
+        # In the middle of things: its journal wants a replay that a read-only device cannot have.
+        snap("commit", "v", "unclean:1")
+    snap("commit", "v", "clean:1")
+    snap("detach", "v")
+    for image in ["clean:1", "unclean:1"]:
+        snap.mount(image, point)
+        # What only the journal of the unclean one has is not there, and that is said.
+        assert ("journal" in snap.err) == (image == "unclean:1"), snap.err
+        if image == "clean:1" or kind == "ext4":
+            assert sums(point) == before
+        with pytest.raises(OSError):
+            (point / "new").write_bytes(b"x")
+        snap("umount", point)
+    device = snap.attach("clean:1")
+    assert sh("blockdev", "--getro", device).strip() == "1"
+    other = snap.attach("clean:1")
+    assert other != device, "an image may be attached as often as one likes"
+    snap("detach", device, other)
+
+
+def test_commit_snapshot_clone_and_resize_while_it_is_mounted(snap, point, tmp_path):
+    snap("create", "v", "--size", "200M")
+    device = snap.attach("v")
+    make("ext4", device)
+    with mounted(device, point):
+        fill(point, 5)
+        os.sync()
+        snap("commit", "v", "crash:1")
+        fill(point, 6)
+        snap("commit", "--pause", "v", "clean:1")
+        assert "is mounted here" not in snap.err
+        before = sums(point)
+        snap("snapshot", "--pause", "v", "s1")
+        snap("clone", "--pause", "v", "w")
+        (point / "after").write_bytes(b"after")
+        snap("resize", "v", "300M")
+        assert size_of(device) == 300 * MIB
+        if VIA == "nbd":  # needs CAP_SYS_RESOURCE, which containers lack
+            sh("resize2fs", device)
+    check("ext4", device)
+    if VIA != "nbd":
+        sh("e2fsck", "-f", "-p", device)
+        sh("resize2fs", device)
+    with mounted(device, point):
+        (point / "large").write_bytes(os.urandom(150 * MIB))
+        now = sums(point)
+    check("ext4", device)
+    snap("detach", "v")
+    device = snap.attach("v")
+    with mounted(device, point):
+        assert sums(point) == now
+    snap("detach", "v")
+    # Paused: nothing to replay, on the image, the snapshot and the clone alike.
+    for name in ["clean:1", "v@s1", "w"]:
+        device = snap.attach(name)
+        assert "needs_recovery" not in sh("dumpe2fs", "-h", device)
+        check("ext4", device)
+        with mounted(device, point, "ro"):
+            assert sums(point) == before
+        snap("detach", device)
+    # Not paused: as after a power cut, which fsck mends.
+    snap("create", "c", "--from", "crash:1")
+    device = snap.attach("c")
+    assert "needs_recovery" in sh("dumpe2fs", "-h", device)
+    subprocess.run(["e2fsck", "-f", "-y", device], capture_output=True, check=False)
+    check("ext4", device)
+    snap("detach", "c")
+
+
+def test_pause_without_a_mount_says_so(snap):
+    snap("create", "v", "--size", "8M")
+    snap("commit", "--pause", "v", "a:1", says="no file system of volume 'v' is mounted here")
+
+
+def test_detach_waits_for_who_has_it_open(snap):
+    snap("create", "v", "--size", "8M")
+    device = snap.attach("v")
+    holder = subprocess.Popen(["sh", "-c", f"exec 3<{device}; sleep 1.5"])
+    begin = time.monotonic()
+    snap("detach", "v")
+    assert time.monotonic() - begin > 0.8
+    holder.wait()
+    device = snap.attach("v")
+    holder = subprocess.Popen(["sleep", "60"], stdin=open(device, "rb"))  # pylint: disable=consider-using-with
+    snap("detach", "v", code=5, says=["open in sleep", str(holder.pid), "-f"])
+    holder.kill()
+    holder.wait()
+    snap("detach", "v")
+
+
+def test_detach_flushes(snap):
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v")
+    data = os.urandom(32 * MIB)
+    pathlib.Path(device).write_bytes(data)  # in the page cache of the device, most of it
+    snap("detach", "v")
+    device = snap.attach("v", "--read-only")
+    assert pathlib.Path(device).read_bytes()[:32 * MIB] == data
+    snap("detach", "v")
+
+
+def test_fifty_in_a_row_leave_nothing(snap):
+    snap("create", "v", "--size", "8M")
+    before = attached_now()
+    for _ in range(50 if VIA == "fuse" else 10):  # a process takes long to start in the guest; serve has its fifty there
+        snap.attach("v")
+        snap("detach", "v")
+    assert attached_now() == before and not snap.servers()
+
+
+def test_fifty_in_a_row_leave_nothing_in_serve(snap):
+    snap("create", "v", "--size", "8M")
+    with snap.serve() as server:
+        def state():
+            fds = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+            rss = next(int(line.split()[1]) for line in open(f"/proc/{server.process.pid}/status", encoding="ascii")
+                       if line.startswith("VmRSS"))
+            return fds, rss
+        snap.attach("v")
+        snap("detach", "v")
+        fds, rss = state()
+        for _ in range(50):
+            snap.attach("v")
+            snap("detach", "v")
+        wait_for(lambda: state()[0] <= fds, f"descriptors to go: {state()[0]} of {fds}")
+        assert state()[1] < rss + 8 * 1024, f"memory grew from {rss} to {state()[1]} KiB"
+
+
+def test_ps_and_detach_know_devices(snap):
+    snap("create", "v", "--size", "8M")
+    device = snap.attach("v")
+    server = snap.server_of(device)
+    assert server["devices"][0]["export"] == "v" and server["devices"][0]["via"] == VIA
+    assert device in snap("ps") and server["pid"] and "uptime" in server
+    snap("detach", device)
+    assert not snap.servers()
+
+
+def test_a_server_that_has_it_already_is_used(snap):
+    snap("create", "v", "--size", "8M")
+    server = subprocess.Popen([PROGRAM, "export", "v"], env=snap.env, stdout=subprocess.PIPE, text=True)
+    server.stdout.readline()
+    device = snap.attach("v")
+    assert snap.server_of(device)["pid"] == server.pid
+    snap("detach", "v")
+    assert server.poll() is None, "it was not started by attach, so it stays"
+    server.terminate()
+    server.wait()
+    server.stdout.close()
+
+
+def test_bad_input_leaves_nothing(snap, tmp_path):
+    snap("create", "v", "--size", "8M")
+    snap("create", "w", "--size", "8M")
+    before = attached_now()
+    snap("attach", "nosuch", code=4, says="nosuch")
+    snap("attach", "v", "nbd0", code=64, says="/dev/nbd0")
+    snap("attach", "v", "/dev/null", "--via", VIA, code=64 if VIA == "nbd" else 1)
+    snap("attach", code=64)
+    snap("detach", "v", code=4, says="not attached")
+    snap("detach", "/dev/nosuch", code=4)
+    snap("umount", tmp_path, code=4, says="no block device is mounted")
+    snap("mount", "v", tmp_path / "nowhere", code=4, says="nowhere")
+    (tmp_path / "p").mkdir()
+    snap("mount", "v", tmp_path / "p", "--via", VIA, code=1, says="no file system")
+    assert attached_now() == before and not snap.servers()
+    device = snap.attach("v")
+    snap("attach", "v", code=5, says=device)
+    snap("attach", "w", device, code=5, says="in use" if VIA == "fuse" else "another server has the device")
+    assert snap.server_of(device)["pid"] and len(snap.servers()) == 1
+    snap("detach", "v")
+    # Without root: one clear line.
+    os.chmod(snap.store, 0o755)
+    done = subprocess.run(["setpriv", "--reuid", "65534", "--clear-groups", PROGRAM, "attach", "v"], capture_output=True,
+                          text=True, env={**snap.env, "SNAPCTL_RUNTIME_DIR": ""}, check=False)
+    assert done.returncode == 1 and "root" in done.stderr, done.stderr
+    os.chmod(snap.store, 0o700)
+
+
+@pytest.mark.skipif(VIA == "nbd", reason="test_nbd.py: test_disconnected_behind_our_back")
+def test_taken_away_by_another_program(snap):
+    snap("create", "v", "--size", "8M")
+    device = snap.attach("v")
+    sh("losetup", "-d", device)
+    wait_for(lambda: not snap.servers(), "the server to end")
+    snap("detach", "v", code=4, says="not attached")
+    (snap.run / "v.log").unlink()
+    snap.attach("v")
+    snap("detach", "v")
+
+
+def test_doctor_mends_what_a_dead_server_left(snap):
+    snap("create", "v", "--size", "8M")
+    device = snap.attach("v")
+    assert snap.json("doctor")["findings"] == []
+    os.kill(snap.server_of(device)["pid"], 9)
+    wait_for(lambda: not snap.servers(), "the server to be gone")
+    found = snap.json("doctor", code=3)["findings"]
+    assert device in [f["what"] for f in found] and any(f["what"].endswith(".control") for f in found)
+    snap("doctor", "--fix")
+    assert snap.json("doctor")["findings"] == []
+    if VIA == "nbd":
+        assert pathlib.Path(device).read_bytes() == bytes(8 * MIB)
+        snap("detach", "v")
+    # A record that means nothing is removed, too.
+    (snap.run / "attached" / "nbd77.json").write_text("{")
+    snap("attach", "v", "--via", VIA, code=2, says="doctor")
+    snap("doctor", "--fix")
+    snap.attach("v")
+    snap("detach", "v")
+
+
+def test_run_gives_a_volume_for_a_while(snap, tmp_path):
+    snap("create", "v", "--size", "8M")
+    snap("commit", "v", "base:1")
+    before = snap("ls", "-q")
+    out = snap("run", "base:1", "--device", "--", "sh", "-c",
+               'test -b "$device" && echo data >"$device" && head -c 4 "$device" && echo " $volume $uri" && exit 7', code=7)
+    assert out.startswith("data ") and "nbd+unix://" in out
+    assert snap("ls", "-q") == before and not snap.servers()
+    assert snap("run", "base:1", "--", "nbdinfo", "--size", "nbd+unix:///nosuch?socket=/nosuch", code=1) == ""
+    snap("run", "base:1", "--", "sh", "-c", 'test "$(nbdinfo --size "$uri")" = 8388608')
+    snap("run", "base:1", "--", "sh", "-c", "kill -9 $$", code=137)
+    snap("run", "base:1", "--", "/nosuch", code=127, says="/nosuch")
+    snap("run", "base:1", code=64, says="--")
+    snap("run", "base:1", "--", "echo", "{}", "")
+    snap("run", "base:1", "--keep", "--name", "kept", "--", "true")
+    assert "kept" in snap("ls", "-q") and not snap.servers()

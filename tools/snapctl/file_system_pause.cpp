@@ -1,0 +1,72 @@
+// See file_system_pause.h.
+#include "tools/snapctl/file_system_pause.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "engine/attach/block_device.h"
+#include "engine/io/unique_fd.h"
+#include "snap/event_loop.h"
+#include "tools/snapctl/device_access.h"
+#include "tools/snapctl/interrupt.h"
+
+namespace snap::cli {
+
+Result<void> FileSystemPause::freeze(const std::vector<std::string>& paths) {
+  hold_interrupts(true);
+  for (const std::string& path : paths) {
+    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (dir && ::ioctl(dir.get(), FIFREEZE, 0) == 0) {
+      mounts_.push_back(path);
+      continue;
+    }
+    if (dir && errno == EBUSY) continue;  // mounted twice, or frozen by someone else
+    const int err = errno;
+    end();
+    return Error::from_errno(err, "freeze the file system on " + path);
+  }
+  if (mounts_.empty()) hold_interrupts(false);
+  return {};
+}
+
+void FileSystemPause::end() noexcept {
+  if (mounts_.empty()) return;
+  for (const std::string& path : mounts_) {
+    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!dir || ::ioctl(dir.get(), FITHAW, 0) != 0)
+      std::fprintf(stderr,
+                   SNAPCTL_PROGRAM_NAME
+                   ": the file system on %s is still frozen (%s): run 'fsfreeze -u %s'\n",
+                   path.c_str(), std::strerror(errno), path.c_str());
+  }
+  mounts_.clear();
+  hold_interrupts(false);
+}
+
+Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, std::string volume) {
+  FileSystemPause out;
+  std::vector<std::string> paths;
+  auto device = co_await find_attachment(context, "volume:" + volume);
+  if (device) {
+    auto mounts = co_await offload([&device] { return attach::mounts_of(device->device); });
+    if (!mounts) co_return mounts.error();
+    for (const attach::MountPoint& mount : *mounts)
+      paths.push_back(mount.path);
+  } else if (device.error().code() != ErrorCode::kNotFound) {
+    co_return device.error();
+  }
+  if (paths.empty())
+    context.note("--pause: no file system of volume '" + volume +
+                 "' is mounted here, so none is paused");
+  auto frozen = co_await offload([&] { return out.freeze(paths); });
+  if (!frozen) co_return frozen.error();
+  co_return out;
+}
+
+}  // namespace snap::cli

@@ -1,0 +1,37 @@
+// FileSystemPause: the file systems on a volume that is attached to this machine, frozen
+// (fsfreeze(8)) for the moment in which its content is taken: what was written is on the volume,
+// and nothing is half done, so that what is taken needs no replay of a journal.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "snap/result.h"
+#include "snap/task.h"
+#include "tools/snapctl/context.h"
+
+namespace snap::cli {
+
+class FileSystemPause {
+ public:
+  /// Freezes what is mounted of the volume; where nothing is, says so and pauses nothing. Until it
+  /// ends the program cannot be interrupted, which would leave the file systems frozen.
+  static Task<Result<FileSystemPause>> begin(Context& context, std::string volume);
+  FileSystemPause() = default;
+  FileSystemPause(FileSystemPause&& other) noexcept { std::swap(mounts_, other.mounts_); }
+  FileSystemPause& operator=(FileSystemPause&& other) noexcept {
+    std::swap(mounts_, other.mounts_);
+    return *this;
+  }
+  ~FileSystemPause() { end(); }
+
+  /// Lets them go on; again does nothing.
+  void end() noexcept;
+
+ private:
+  Result<void> freeze(const std::vector<std::string>& paths);
+
+  std::vector<std::string> mounts_;  ///< that are frozen
+};
+
+}  // namespace snap::cli
