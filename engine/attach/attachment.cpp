@@ -73,6 +73,7 @@ std::string encode_attachment(const Attachment& a) {
                  {"via", via_name(a.via)},
                  {"store", a.store},
                  {"name", a.name},
+                 {"content", a.content},
                  {"backend", a.backend},
                  {"control", a.control},
                  {"size", a.size},
@@ -92,6 +93,7 @@ std::optional<Attachment> decode_attachment(const std::string& text) {
   a.via = text_field(value, "via") == "fuse" ? Via::kFuse : Via::kNbd;
   a.store = text_field(value, "store");
   a.name = text_field(value, "name");
+  a.content = text_field(value, "content");
   a.backend = text_field(value, "backend");
   a.control = text_field(value, "control");
   a.size = number_field(value, "size");
@@ -202,7 +204,8 @@ std::string nbd_backend(unsigned index) {
 }
 
 bool in_place(const Attachment& attachment) {
-  if (attachment.via == Via::kFuse) return loop_device_in_use(attachment.device);
+  if (attachment.via == Via::kFuse)
+    return loop_file(attachment.device).ends_with("/" + attachment.backend);
   const auto index = nbd_index(attachment.device);
   return index && nbd_backend(*index) == attachment.backend;
 }
@@ -213,8 +216,8 @@ std::vector<Orphan> find_orphans(const std::vector<Attachment>& known) {
   for (const auto& entry : std::filesystem::directory_iterator("/sys/block", failed)) {
     const std::string device = "/dev/" + entry.path().filename().string();
     const auto index = nbd_index(device);
-    if (!index) continue;
-    const std::string backend = nbd_backend(*index);
+    std::string backend = index ? nbd_backend(*index) : loop_file(device);
+    if (!index) backend.erase(0, backend.rfind('/') + 1);
     if (!backend.starts_with(kBackendPrefix)) continue;
     const bool is_known = std::any_of(known.begin(), known.end(), [&](const Attachment& a) {
       return a.device == device && a.backend == backend;

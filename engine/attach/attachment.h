@@ -26,7 +26,8 @@ struct Attachment {
   Via via = Via::kNbd;
   std::string store;    ///< path
   std::string name;     ///< of the export
-  std::string backend;  ///< what the kernel knows the server by (nbd)
+  std::string content;  ///< what it is, also once another has the name
+  std::string backend;  ///< what the kernel knows it by: of nbd the backend, of loop the file
   std::string control;  ///< path of the control socket of its server
   std::uint64_t size = 0;
   bool read_only = false;
@@ -67,7 +68,7 @@ class Attachments {
   std::string dir_;
 };
 
-/// Whether the kernel still has the device, with our server behind it.
+/// Whether the kernel still has the device, and as ours: by now it may be another program's.
 bool in_place(const Attachment& attachment);
 
 /// N of "/dev/nbdN"; nothing if it is no such device.
@@ -75,7 +76,7 @@ std::optional<unsigned> nbd_index(const std::string& device);
 /// What the kernel calls the server of a device; empty: none is connected.
 std::string nbd_backend(unsigned index);
 
-/// Devices of the kernel with a server of ours behind them that no record tells of.
+/// Devices of the kernel that look like ours and that no record tells of.
 struct Orphan {
   std::string device;
   std::string backend;

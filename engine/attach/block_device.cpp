@@ -18,6 +18,7 @@
 
 #include "engine/attach/attachment.h"
 #include "engine/attach/loop_device.h"
+#include "engine/attach/nbd_netlink.h"
 #include "engine/io/unique_fd.h"
 
 namespace snap::attach {
@@ -175,6 +176,17 @@ Result<bool> has_size(const std::string& device, std::uint64_t size) {
   return true;
 }
 
+/// As the kernel says (NBD_CMD_STATUS), or shows where it does not answer.
+bool nbd_connected(const std::string& device, unsigned index) {
+  auto netlink = NbdNetlink::open();
+  if (netlink) {
+    auto connected = netlink->connected(index);
+    if (connected) return *connected;
+  }
+  std::error_code failed;
+  return fs::exists(sys_dir(device) + "/pid", failed);
+}
+
 /// Where sysfs may not be written (a container), requests stay small.
 void raise_request_size(const std::string& device) {
   const std::string queue = sys_dir(device) + "/queue/";
@@ -184,6 +196,11 @@ void raise_request_size(const std::string& device) {
   const unsigned long wanted = std::min<unsigned long>(kRequestKib, most);
   if (now >= wanted) return;
   std::ofstream(queue + "max_sectors_kb") << wanted;
+}
+
+/// The kernel's own event came before it was known whose device it is.
+void tell_udev(const std::string& device) {
+  std::ofstream(sys_dir(device) + "/uevent") << "change";
 }
 
 }  // namespace
@@ -209,10 +226,17 @@ Result<void> make_usable(const std::string& device, std::uint64_t size,
     std::this_thread::sleep_for(kPause);
   }
   raise_request_size(device);
+  tell_udev(device);
   return {};
 }
 
 Result<void> sync_device(const std::string& device) {
+  auto mounts = mounts_of(device);
+  if (!mounts) return mounts.error();
+  for (const MountPoint& mount : *mounts) {
+    const UniqueFd on(::open(mount.path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (on && ::syncfs(on.get()) != 0) return Error::from_errno(errno, "flush " + mount.path);
+  }
   const UniqueFd fd(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return Error::from_errno(errno, "open " + device);
   if (::fsync(fd.get()) != 0) return Error::from_errno(errno, "flush " + device);
@@ -223,9 +247,7 @@ Result<void> wait_until_gone(const std::string& device, std::chrono::millisecond
   const auto end = Clock::now() + patience;
   const auto index = nbd_index(device);
   for (;;) {
-    std::error_code failed;
-    const bool there =
-        index ? fs::exists(sys_dir(device) + "/pid", failed) : loop_device_in_use(device);
+    const bool there = index ? nbd_connected(device, *index) : !loop_file(device).empty();
     if (!there) return {};
     if (Clock::now() >= end)
       return Error(ErrorCode::kBusy, device + " is still connected; something has it open");

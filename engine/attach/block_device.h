@@ -14,10 +14,11 @@
 namespace snap::attach {
 
 /// Waits until the device is there with `size` bytes, drops what the page cache holds of its
-/// predecessor, and raises the size of its requests to the server's liking. Io after `patience`.
+/// predecessor, raises the size of its requests to the server's liking, and has udev look at it. Io
+/// after `patience`.
 Result<void> make_usable(const std::string& device, std::uint64_t size,
                          std::chrono::milliseconds patience);
-/// Brings everything that was written to it to its server, durably.
+/// Brings everything that was written to it, and to what is mounted of it, to its server, durably.
 Result<void> sync_device(const std::string& device);
 /// Waits until nothing is behind it any more. Busy after `patience`.
 Result<void> wait_until_gone(const std::string& device, std::chrono::milliseconds patience);

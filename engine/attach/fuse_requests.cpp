@@ -62,7 +62,6 @@ int errno_of(ErrorCode code) noexcept {
 
 namespace {
 
-
 nbd::Export& disk_of(fuse_req_t req) {
   return *static_cast<nbd::Export*>(fuse_req_userdata(req));
 }
@@ -132,15 +131,14 @@ void read_directory(fuse_req_t req, fuse_ino_t inode, std::size_t size, off_t fr
     fuse_ino_t inode;
   };
   const std::string file = disk_file_name(disk_of(req));
-  const Entry entries[] = {
-      {".", FUSE_ROOT_ID}, {"..", FUSE_ROOT_ID}, {file.c_str(), kDiskInode}};
+  const Entry entries[] = {{".", FUSE_ROOT_ID}, {"..", FUSE_ROOT_ID}, {file.c_str(), kDiskInode}};
   char bytes[1024];
   std::size_t used = 0;
   for (std::size_t i = static_cast<std::size_t>(from); i < std::size(entries); ++i) {
     const struct stat st = attributes(disk_of(req), entries[i].inode);
     const std::size_t room = std::min(sizeof bytes, size) - used;
-    const std::size_t needs = fuse_add_direntry(req, bytes + used, room, entries[i].name, &st,
-                                                static_cast<off_t>(i + 1));
+    const std::size_t needs =
+        fuse_add_direntry(req, bytes + used, room, entries[i].name, &st, static_cast<off_t>(i + 1));
     if (needs > room) break;
     used += needs;
   }

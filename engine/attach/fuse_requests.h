@@ -14,8 +14,8 @@ struct fuse_session;
 namespace snap::attach {
 
 inline constexpr std::uint64_t kDiskInode = 2;
-/// "snapctl:web": what the kernel calls the file behind a loop device, so that people and udev rules
-/// know whose it is. '/' becomes '!'; at most 255 bytes.
+/// "snapctl:web": what the kernel calls the file behind a loop device, so that people and udev
+/// rules know whose it is. '/' becomes '!'; at most 255 bytes.
 std::string disk_file_name(const nbd::Export& disk);
 
 struct DestroySession {

@@ -3,9 +3,9 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
 
 #include "engine/io/unique_fd.h"
 
@@ -74,10 +74,13 @@ Result<void> release_loop_device(const std::string& device) {
   return {};
 }
 
-bool loop_device_in_use(const std::string& device) {
+std::string loop_file(const std::string& device) {
   // Not LOOP_GET_STATUS64, which asks the file: whoever serves that may be dead.
   const std::string name = device.substr(device.rfind('/') + 1);
-  return ::access(("/sys/block/" + name + "/loop/backing_file").c_str(), F_OK) == 0;
+  std::ifstream in("/sys/block/" + name + "/loop/backing_file");
+  std::string path;
+  std::getline(in, path);
+  return path;
 }
 
 }  // namespace snap::attach

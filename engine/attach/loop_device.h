@@ -16,7 +16,7 @@ Result<std::string> make_loop_device(int fd, const std::string& device, bool rea
 Result<void> refresh_loop_size(const std::string& device);
 /// Gives the file up; users of the device keep it until they close it. Nothing if it has none.
 Result<void> release_loop_device(const std::string& device);
-/// Whether it has a file.
-bool loop_device_in_use(const std::string& device);
+/// The path of its file as the kernel tells it; empty: it has none, or is no loop device.
+std::string loop_file(const std::string& device);
 
 }  // namespace snap::attach

@@ -18,6 +18,7 @@ ServedItem served_volume(ServeItem item, const VolumeRecord& record) {
   if (out.description.size() > kMaxNbdName) out.description.resize(kMaxNbdName);
   out.size = record.size;
   out.identity = "volume " + record.name;
+  out.content = "volume " + record.id;
   return out;
 }
 
@@ -29,6 +30,7 @@ Result<ServedItem> served_snapshot(ServeItem item, const VolumeRecord& record) {
     out.description = "snapshot " + item.snapshot + " of volume " + record.name;
     out.size = snapshot.size;
     out.identity = "snapshot " + record.id + " " + item.snapshot + " " + snapshot.created;
+    out.content = out.identity;
     out.item = std::move(item);
     out.item.name = record.name;
     return out;
@@ -42,6 +44,7 @@ ServedItem served_image(ServeItem item, const Image& image) {
   out.description = "image " + (image.tags.empty() ? image.id.str() : out.name);
   out.size = image.size;
   out.identity = "image " + image.id.hex() + " " + out.name;
+  out.content = "image " + image.id.hex();
   out.item = std::move(item);
   out.item.name = image.id.hex();
   return out;

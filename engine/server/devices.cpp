@@ -4,9 +4,11 @@
 
 #include <cerrno>
 #include <ctime>
+#include <thread>
 #include <utility>
 
 #include "engine/attach/fuse_disk.h"
+#include "engine/attach/fuse_requests.h"
 #include "engine/attach/loop_device.h"
 #include "engine/attach/nbd_netlink.h"
 #include "engine/nbd/handshake.h"
@@ -21,8 +23,12 @@ namespace {
 // What a loop device's last user needs to go.
 constexpr int kGoneTries = 100;
 constexpr std::chrono::milliseconds kGonePause{10};
-// From the end of a connection until it is replaced.
+// From the end of a connection until it is replaced, and from one attempt to the next.
 constexpr std::chrono::milliseconds kLostPause{300};
+constexpr std::chrono::seconds kRetryPause{1};
+// For a named device that no one has, and someone has open.
+constexpr int kBusyTries = 20;
+constexpr std::chrono::milliseconds kBusyPause{50};
 
 std::string rfc3339_now() {
   const std::time_t now = std::time(nullptr);
@@ -54,12 +60,18 @@ std::vector<int> numbers_of(const std::vector<UniqueFd>& fds) {
   return out;
 }
 
+/// A device that was just let go of is busy as long as someone (udev) still looks at it.
 Result<unsigned> connect_kernel(const attach::NbdNetlink::Device& device,
                                 const std::vector<UniqueFd>& sockets) {
   auto netlink = attach::NbdNetlink::open();
   if (!netlink) return netlink.error();
   const std::vector<int> fds = numbers_of(sockets);
-  return netlink->connect(device, fds);
+  for (int left = kBusyTries;; --left) {
+    auto index = netlink->connect(device, fds);
+    const bool busy = !index && index.error().code() == ErrorCode::kBusy && device.index;
+    if (!busy || left == 0 || !attach::nbd_backend(*device.index).empty()) return index;
+    std::this_thread::sleep_for(kBusyPause);
+  }
 }
 
 Result<void> reconnect_kernel(const attach::Attachment& record,
@@ -133,31 +145,38 @@ Devices::Devices(Catalogue& catalogue, OpenItems& open, WorkerPool& workers, Opt
 
 Devices::~Devices() = default;
 
-Task<Result<std::shared_ptr<nbd::Export>>> Devices::open_export(std::string name, bool read_only) {
-  using Out = std::shared_ptr<nbd::Export>;
+Task<Result<Devices::Opened>> Devices::open_export(std::string name, bool read_only) {
   auto item = co_await catalogue_.find(std::move(name));
   if (!item) co_return item.error();
   const bool refuses_writes =
       read_only || options_.read_only || item->item.kind != ServeItem::Kind::kVolume;
   const std::string export_name = item->name;
   const std::string description = item->description;
+  Opened out;
+  out.content = item->content;
   auto lease = co_await open_.open(std::move(*item), OpenItems::For::kClient);
   if (!lease) co_return lease.error();
   std::shared_ptr<Volume> volume(*lease, (*lease)->volume.get());
-  Out out = std::make_shared<nbd::VolumeExport>(std::move(volume), export_name, description,
-                                                refuses_writes);
+  out.from = std::make_shared<nbd::VolumeExport>(std::move(volume), export_name, description,
+                                                 refuses_writes);
   co_return out;
 }
 
 /// The kernel's ends of new connections; ours are with the workers already.
 Result<std::vector<UniqueFd>> Devices::connect_workers(unsigned connections,
-                                                       const std::shared_ptr<nbd::Export>& from) {
+                                                       const std::shared_ptr<nbd::Export>& from,
+                                                       const std::shared_ptr<Link>& link) {
   if (stopping_) return stopping_error();
   std::vector<UniqueFd> out;
   for (unsigned i = 0; i < connections; ++i) {
     auto pair = make_pair();
     if (!pair) return pair.error();
-    Worker::Device device{from, [this] { lost_.set(); }};
+    Worker::Device device;
+    device.from = from;
+    device.lost = [this, link] {
+      link->lost = true;
+      lost_.set();
+    };
     if (!workers_.give(Socket(std::move(pair->ours), "block device"), std::move(device)))
       return Error(ErrorCode::kBusy, "the server has no room for the connections of a device");
     out.push_back(std::move(pair->theirs));
@@ -165,27 +184,29 @@ Result<std::vector<UniqueFd>> Devices::connect_workers(unsigned connections,
   return out;
 }
 
+// ---- There
+
 Task<Result<attach::Attachment>> Devices::attach(DeviceWish wish) {
   if (wish.connections == 0 || wish.connections > kMaxConnections)
     co_return Error(ErrorCode::kInvalidArgument,
                     "a device has 1 to " + std::to_string(kMaxConnections) + " connections");
-  auto from = co_await open_export(wish.name, wish.read_only);
-  if (!from) co_return from.error();
+  auto opened = co_await open_export(wish.name, wish.read_only);
+  if (!opened) co_return opened.error();
+  const bool nbd = wish.via == attach::Via::kNbd;
   attach::Attachment record;
   record.via = wish.via;
   record.store = options_.store;
-  record.name = (*from)->name();
-  record.backend = attach::kBackendPrefix + options_.store + " " + record.name;
+  record.name = opened->from->name();
+  record.content = opened->content;
   record.control = options_.control;
-  record.size = (*from)->size();
-  record.read_only = (*from)->read_only();
-  record.connections = wish.via == attach::Via::kNbd ? wish.connections : 1;
+  record.size = opened->from->size();
+  record.read_only = opened->from->read_only();
+  record.connections = nbd ? wish.connections : 1;
   record.own_server = wish.own_server;
   record.for_mount = wish.for_mount;
   record.since = rfc3339_now();
-  const bool nbd = wish.via == attach::Via::kNbd;
-  auto making = nbd ? attach_nbd(std::move(wish), std::move(*from), std::move(record))
-                    : attach_fuse(std::move(wish), std::move(*from), std::move(record));
+  auto making = nbd ? attach_nbd(std::move(wish), std::move(opened->from), std::move(record))
+                    : attach_fuse(std::move(wish), std::move(opened->from), std::move(record));
   auto made = co_await std::move(making);
   if (!made) co_return made.error();
   spare_from_oom_killer();
@@ -203,12 +224,14 @@ Task<Result<attach::Attachment>> Devices::attach_nbd(DeviceWish wish,
       co_return Error(ErrorCode::kInvalidArgument,
                       wish.device + " is no nbd device: name one as /dev/nbd0");
   }
+  record.backend = attach::kBackendPrefix + options_.store + " " + record.name;
   device.size = record.size;
   device.flags = nbd::transmission_flags(*from, nbd::Headers::kSimple);
   device.timeout = wish.timeout;
   device.dead_timeout = wish.dead_timeout;
   device.backend = record.backend;
-  auto sockets = connect_workers(wish.connections, from);
+  auto link = std::make_shared<Link>();
+  auto sockets = connect_workers(wish.connections, from, link);
   if (!sockets) co_return sockets.error();
   auto index = co_await offload([&] { return connect_kernel(device, *sockets); });
   if (!index) co_return index.error();
@@ -218,17 +241,23 @@ Task<Result<attach::Attachment>> Devices::attach_nbd(DeviceWish wish,
     (void)co_await offload([&] { return disconnect_kernel(record.device); });
     co_return written.error();
   }
+  links_[record.device] = std::move(link);
   co_return record;
 }
 
 Task<Result<attach::Attachment>> Devices::attach_fuse(DeviceWish wish,
                                                       std::shared_ptr<nbd::Export> from,
                                                       attach::Attachment record) {
+  if (!wish.device.empty() && !wish.device.starts_with("/dev/loop"))
+    co_return Error(ErrorCode::kInvalidArgument,
+                    wish.device + " is no loop device: name one as /dev/loop0");
   auto serving = std::make_shared<FuseServing>();
   serving->from = from;
+  serving->own_server = record.own_server;
   auto disk = co_await offload([&] { return attach::FuseDisk::mount(from, options_.runtime_dir); });
   if (!disk) co_return disk.error();
   serving->disk = std::move(*disk);
+  record.backend = attach::disk_file_name(*from);
   if (stopping_) {  // the workers may have gone
     (void)co_await offload([&] { return serving->disk->hide(); });
     co_return stopping_error();
@@ -237,35 +266,54 @@ Task<Result<attach::Attachment>> Devices::attach_fuse(DeviceWish wish,
   workers_.run_on_all([serving] { return serve_part(serving); });
   auto device =
       co_await offload([&] { return make_loop(*serving->disk, wish.device, record.read_only); });
-  if (!device) {
+  Result<void> written;
+  if (device) {
+    record.device = serving->device = *device;
+    written = co_await offload([&] { return records_.put(record); });
+    if (!written) (void)co_await offload([&] { return attach::release_loop_device(*device); });
+  }
+  if (!device || !written) {
     serving->disk->stop();
     co_await serving->running.wait();
-    co_return device.error();
+    co_return device ? written.error() : device.error();
   }
-  record.device = serving->device = *device;
-  serving->own_server = record.own_server;
   fuse_[*device] = serving;
   watchers_.add();
   EventLoop::current()->spawn(watch(serving));
-  if (stopping_) serving->disk->stop();
-  auto written = co_await offload([&] { return records_.put(record); });
-  if (!written) {
-    (void)co_await offload([&] { return attach::release_loop_device(record.device); });
-    co_return written.error();
+  if (stopping_) {
+    watchers_.add();
+    EventLoop::current()->spawn(end(serving));
   }
   co_return record;
 }
+
+// ---- And back
 
 /// Until the loop device has let go of its file, whoever asked it to.
 Task<void> Devices::watch(std::shared_ptr<FuseServing> serving) {
   co_await serving->running.wait();
   log_info(serving->from->name() + " is no longer " + serving->device);
   fuse_.erase(serving->device);
-  auto removed = co_await offload([&] { return records_.remove(serving->device); });
-  if (!removed) log_warning(removed.error().message());
+  // A device that is still in use has lost its server: who comes later is to know whose it was.
+  const bool in_use = co_await offload([&] { return !attach::loop_file(serving->device).empty(); });
+  if (!in_use) {
+    auto removed = co_await offload([&] { return records_.remove(serving->device); });
+    if (!removed) log_warning(removed.error().message());
+  }
   // The last descriptor of /dev/fuse: closing it may wait for the kernel.
   co_await offload([&] { serving->disk.reset(); });
   if (serving->own_server && !serving->detaching) options_.not_needed();
+  watchers_.done();
+}
+
+/// On a shutdown. The loop device writes what it has, as long as there is someone to write to.
+Task<void> Devices::end(std::shared_ptr<FuseServing> serving) {
+  auto released = co_await offload([&] { return attach::release_loop_device(serving->device); });
+  const bool in_use = co_await offload([&] { return !attach::loop_file(serving->device).empty(); });
+  if (!released || in_use)
+    log_warning(serving->device +
+                " is in use and loses its server: what is on it fails from now on");
+  serving->disk->stop();
   watchers_.done();
 }
 
@@ -281,6 +329,9 @@ Task<Result<attach::Attachment>> Devices::find(std::string device) {
 Task<Result<void>> Devices::detach(std::string device) {
   auto record = co_await find(device);
   if (!record) co_return record.error();
+  const bool there = co_await offload([&] { return attach::in_place(*record); });
+  links_.erase(device);
+  if (!there) co_return co_await offload([&] { return records_.remove(device); });
   if (record->via == attach::Via::kNbd) {
     auto done = co_await offload([&] { return disconnect_kernel(device); });
     if (!done) co_return done;
@@ -300,6 +351,8 @@ Task<Result<void>> Devices::detach(std::string device) {
   co_return Result<void>();
 }
 
+// ---- Devices that have lost connections
+
 Task<Result<void>> Devices::reconnect(std::string device) {
   auto record = co_await find(std::move(device));
   if (!record) co_return record.error();
@@ -312,12 +365,18 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
                     record.device +
                         " is a loop device, which does not outlive its server: detach "
                         "it and attach it again");
-  auto from = co_await open_export(record.name, record.read_only);
-  if (!from) co_return from.error();
-  auto sockets = connect_workers(record.connections, *from);
+  auto opened = co_await open_export(record.name, record.read_only);
+  if (!opened) co_return opened.error();
+  if (opened->content != record.content || opened->from->size() != record.size)
+    co_return Error(ErrorCode::kExists,
+                    record.device + " was made of another '" + record.name +
+                        "' than there is now, and must not go on with this one; 'detach -f' it");
+  auto link = std::make_shared<Link>();
+  auto sockets = connect_workers(record.connections, opened->from, link);
   if (!sockets) co_return sockets.error();
   auto done = co_await offload([&] { return reconnect_kernel(record, *sockets); });
   if (!done) co_return done;
+  links_[record.device] = std::move(link);
   if (record.control != options_.control) {
     record.control = options_.control;
     auto written = co_await offload([&] { return records_.put(record); });
@@ -328,38 +387,64 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
   co_return Result<void>();
 }
 
-Task<void> Devices::reconnect_all() {
+/// Reconnects all nbd devices of this server, or those that have lost a connection. False: some
+/// could not be.
+Task<bool> Devices::look_after(bool all) {
   auto records = co_await offload([this] { return records_.list(); });
   if (!records) {
     log_warning(records.error().message());
-    co_return;
+    co_return false;
   }
+  bool done = true;
   for (const attach::Attachment& record : *records) {
     if (record.control != options_.control || record.via != attach::Via::kNbd) continue;
+    const auto link = links_.find(record.device);
+    if (!all && link != links_.end() && !link->second->lost) continue;
     const bool there = co_await offload([&record] { return attach::in_place(record); });
     if (!there) {
-      // Taken from the kernel, or given up by it, while no server ran.
+      // Taken away by another program, or given up by the kernel.
       log_info(record.device + " is gone, without a detach");
+      links_.erase(record.device);
       (void)co_await offload([&] { return records_.remove(record.device); });
       if (record.own_server) options_.not_needed();
       continue;
     }
-    auto done = co_await reconnect_one(record);
-    if (!done) log_error("reconnect " + record.device + ": " + done.error().message());
+    auto reconnected = co_await reconnect_one(record);
+    if (reconnected) continue;
+    done = false;
+    log_limited(complaints_, "reconnect " + record.device + ": " + reconnected.error().message());
   }
+  co_return done;
 }
 
 Task<void> Devices::run() {
-  co_await reconnect_all();
-  for (;;) {
-    co_await lost_.wait();
-    // A device that is being detached takes its connections down first.
-    Sleep pause(kLostPause);
-    if (!stopping_) co_await pause;
-    if (stopping_) co_return;
+  bool again = !co_await look_after(true);
+  while (!stopping_) {
+    if (!again) co_await lost_.wait();
     lost_.reset();
-    co_await reconnect_all();
+    // A device that is being detached takes its connections down first.
+    Sleep pause(again ? kRetryPause : kLostPause);
+    retry_ = &pause;
+    if (!stopping_) co_await pause;
+    retry_ = nullptr;
+    if (stopping_) co_return;
+    again = !co_await look_after(false);
   }
+}
+
+// ---- Their size
+
+Task<Result<void>> Devices::allow_resize(std::string name, std::uint64_t size) {
+  auto records = co_await offload([this] { return records_.list(); });
+  if (!records) co_return records.error();
+  for (const attach::Attachment& record : *records) {
+    if (record.store != options_.store || record.name != name || size >= record.size) continue;
+    const bool there = co_await offload([&record] { return attach::in_place(record); });
+    if (there)
+      co_return Error(ErrorCode::kBusy, "volume " + name + " is attached as " + record.device +
+                                            ", which cannot be made smaller: detach it first");
+  }
+  co_return Result<void>();
 }
 
 Task<Result<void>> Devices::resized(std::string name) {
@@ -388,9 +473,10 @@ Task<Result<void>> Devices::resized(std::string name) {
 void Devices::stop() {
   if (std::exchange(stopping_, true)) return;
   lost_.set();
+  if (retry_ != nullptr) retry_->wake();
   for (const auto& [device, serving] : fuse_) {
-    log_warning(device + " loses its server: what is on it fails from now on");
-    serving->disk->stop();
+    watchers_.add();
+    EventLoop::current()->spawn(end(serving));
   }
 }
 

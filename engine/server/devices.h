@@ -9,6 +9,7 @@
 // Used on the store's loop.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -20,6 +21,7 @@
 #include "engine/nbd/export.h"
 #include "engine/server/catalogue.h"
 #include "engine/server/device_wish.h"
+#include "engine/server/log.h"
 #include "engine/server/open_items.h"
 #include "engine/server/worker.h"
 #include "snap/result.h"
@@ -47,39 +49,52 @@ class Devices {
   /// Returns once the kernel has the device. Busy if that device is in use.
   Task<Result<attach::Attachment>> attach(DeviceWish wish);
   /// Cuts the device off; users that it still has get I/O errors (nbd), or keep it until they close
-  /// it (loop), which is Busy. NotFound if no record tells of it.
+  /// it (loop), which is Busy. Only its record is removed if it is another program's by now.
+  /// NotFound if no record tells of it.
   Task<Result<void>> detach(std::string device);
   /// Gives an nbd device new connections in place of dead ones; from now on it is this server's.
+  /// Exists if the device was made of something else than has its name now.
   Task<Result<void>> reconnect(std::string device);
-  /// All nbd devices that the records say were this server's, by its control socket. What fails is
-  /// logged.
-  Task<void> reconnect_all();
+  /// Busy if a device would be cut short while it is there.
+  Task<Result<void>> allow_resize(std::string name, std::uint64_t size);
   /// Tells the devices of an export that its size has changed.
   Task<Result<void>> resized(std::string name);
 
-  /// Reconnects devices that have given a connection up, until stop(): requests waited for longer
-  /// than their timeout, perhaps.
+  /// Until stop(). Reconnects the nbd devices that the records say were this server's, by its
+  /// control socket; later those that give a connection up, for a request has waited longer than
+  /// its timeout, perhaps. What fails is tried again.
   Task<void> run();
-  /// Ends what is served through FUSE once requests in flight have ended; nbd devices are hung up
-  /// on by their connections and wait for another server.
+  /// Takes loop devices away, or cuts them off if they are in use; nbd devices are hung up on by
+  /// their connections and wait for another server.
   void stop();
   /// After stop().
   Task<void> ended();
 
  private:
   struct FuseServing;
+  /// Of the connections of one nbd device.
+  struct Link {
+    std::atomic<bool> lost{false};
+  };
+  /// An export and what it is, to tell it from another that gets its name.
+  struct Opened {
+    std::shared_ptr<nbd::Export> from;
+    std::string content;
+  };
 
-  Task<Result<std::shared_ptr<nbd::Export>>> open_export(std::string name, bool read_only);
+  Task<Result<Opened>> open_export(std::string name, bool read_only);
   Result<std::vector<UniqueFd>> connect_workers(unsigned connections,
-                                                const std::shared_ptr<nbd::Export>& from);
+                                                const std::shared_ptr<nbd::Export>& from,
+                                                const std::shared_ptr<Link>& link);
   Task<Result<attach::Attachment>> attach_nbd(DeviceWish wish, std::shared_ptr<nbd::Export> from,
                                               attach::Attachment record);
   Task<Result<attach::Attachment>> attach_fuse(DeviceWish wish, std::shared_ptr<nbd::Export> from,
                                                attach::Attachment record);
-  Task<Result<void>> record(attach::Attachment record);
   Task<Result<attach::Attachment>> find(std::string device);
   Task<Result<void>> reconnect_one(attach::Attachment record);
+  Task<bool> look_after(bool all);
   Task<void> watch(std::shared_ptr<FuseServing> serving);
+  Task<void> end(std::shared_ptr<FuseServing> serving);
 
   Catalogue& catalogue_;
   OpenItems& open_;
@@ -88,7 +103,10 @@ class Devices {
   const attach::Attachments records_;
   std::map<std::string, std::shared_ptr<FuseServing>> fuse_;  ///< by device
   WaitGroup watchers_;
-  AsyncEvent lost_;  ///< a connection of some device has ended
+  std::map<std::string, std::shared_ptr<Link>> links_;  ///< by device
+  AsyncEvent lost_;                                     ///< a link is
+  Sleep* retry_ = nullptr;
+  RateLimit complaints_{5, 1};
   bool stopping_ = false;
 };
 

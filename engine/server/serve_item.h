@@ -23,6 +23,8 @@ struct ServedItem {
   /// Tells it from everything else that has had, or will have, this name: an image that was tagged
   /// anew, a snapshot that was made again.
   std::string identity;
+  /// What it is, whatever it is called now: of a volume its id, of an image its digest.
+  std::string content;
 };
 
 std::string export_name_of(const ServeItem& item);

@@ -71,6 +71,8 @@ Task<Result<std::string>> do_resize(Served* served, std::string json) {
   auto lease = co_await use_volume(served, args->volume);
   if (!lease) co_return lease.error();
   OpenVolume& volume = *(*lease)->writable;
+  auto allowed = co_await served->devices->allow_resize(args->volume, args->size);
+  if (!allowed) co_return allowed.error();
   auto done = co_await served->store->resize(volume, args->size);
   if (!done) co_return done.error();
   auto told = co_await served->devices->resized(args->volume);

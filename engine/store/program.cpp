@@ -97,7 +97,8 @@ std::optional<std::string> find_program(const std::string& name) {
   return std::nullopt;
 }
 
-Result<ProgramResult> run_program(std::vector<std::string> argv, Output output) {
+Result<ProgramResult> run_program(std::vector<std::string> argv, Output output,
+                                  const std::string& directory) {
   // Memory, not a pipe: two pipes would have to be read side by side.
   const UniqueFd kept(output == Output::kKept ? ::memfd_create("output", MFD_CLOEXEC) : -1);
   if (output == Output::kKept && !kept)
@@ -106,6 +107,7 @@ Result<ProgramResult> run_program(std::vector<std::string> argv, Output output) 
   if (::pipe2(pipe_ends.data(), O_CLOEXEC) != 0)
     return Error::from_errno(errno, "make a pipe for " + argv[0]);
   SpawnActions actions;
+  if (!directory.empty()) posix_spawn_file_actions_addchdir_np(actions.get(), directory.c_str());
   posix_spawn_file_actions_addopen(actions.get(), STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   if (kept) {
     posix_spawn_file_actions_adddup2(actions.get(), kept.get(), STDOUT_FILENO);

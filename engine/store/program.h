@@ -20,7 +20,8 @@ std::optional<std::string> find_program(const std::string& name);
 
 enum class Output { kDropped, kKept };
 /// Runs argv[0] (a path) with standard input, and output unless it is kept, at /dev/null and
-/// LC_ALL=C. Blocks: for helper threads.
-Result<ProgramResult> run_program(std::vector<std::string> argv, Output output = Output::kDropped);
+/// LC_ALL=C, in `directory` if that is not empty. Blocks: for helper threads.
+Result<ProgramResult> run_program(std::vector<std::string> argv, Output output = Output::kDropped,
+                                  const std::string& directory = {});
 
 }  // namespace snap

@@ -31,9 +31,11 @@ def test_a_file_system_lives_on_it(snap, point, kind):
         full = allocated(snap, "v")
         (point / "big").unlink()
         os.sync()
-        sh("fstrim", point)
-        # Removed and trimmed, the space is the store's again.
-        wait_for(lambda: allocated(snap, "v") < full - 35 * MIB, "fstrim to give space back")
+
+        def trimmed():
+            sh("fstrim", point)  # xfs passes over what its log has not let go of yet
+            return allocated(snap, "v") < full - 35 * MIB
+        wait_for(trimmed, "the space of what was removed and trimmed to be the store's again")
         before = sums(point)
     check(kind, device)
     snap("detach", "v")
@@ -272,7 +274,7 @@ def test_bad_input_leaves_nothing(snap, tmp_path):
     before = attached_now()
     snap("attach", "nosuch", code=4, says="nosuch")
     snap("attach", "v", "nbd0", code=64, says="/dev/nbd0")
-    snap("attach", "v", "/dev/null", "--via", VIA, code=64 if VIA == "nbd" else 1)
+    snap("attach", "v", "/dev/null", "--via", VIA, code=64)
     snap("attach", code=64)
     snap("detach", "v", code=4, says="not attached")
     snap("detach", "/dev/nosuch", code=4)
@@ -325,6 +327,120 @@ def test_doctor_mends_what_a_dead_server_left(snap):
     snap("doctor", "--fix")
     snap.attach("v")
     snap("detach", "v")
+
+
+def test_forced_off_while_it_is_mounted(snap, point):
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v")
+    make("ext4", device)
+    sh("mount", device, point)
+    (point / "f").write_bytes(b"x" * MIB)  # in the page cache: -f flushes what it can
+    snap("detach", "-f", "v")
+    assert not snap.servers(), "its server was its own"
+    with pytest.raises(OSError):
+        (point / "g").write_bytes(b"y" * MIB)
+        os.sync()
+        with open(point / "g", "rb") as f:
+            os.fsync(f.fileno())
+    sh("umount", "-l", point)
+    wait_for(lambda: device not in attached_now(), "the device to go with its last user")
+    device = snap.attach("v")
+    subprocess.run(["e2fsck", "-f", "-y", device], capture_output=True, check=False)
+    with mounted(device, point):
+        assert (point / "f").read_bytes() == b"x" * MIB
+    snap("detach", "v")
+
+
+def test_what_is_attached_is_not_pulled_away(snap):
+    """Also not when its server has died: another volume of that name would get what belongs to the first."""
+    snap("create", "v", "--size", "8M")
+    snap("snapshot", "v", "s")
+    device = snap.attach("v")
+    pid = snap.server_of(device)["pid"]
+    for _ in range(2):
+        snap("rm", "v", "--yes", code=5)
+        snap("rename", "v", "w", code=5)
+        snap("rollback", "v", "s", "--yes", code=5)
+        snap("reset", "v", "--yes", code=5)
+        snap("resize", "v", "4M", "--yes", code=5)
+        os.kill(pid, 9)
+        wait_for(lambda: not snap.servers(), "the server to be gone")
+    snap("detach", "-f", "v")
+    snap("doctor", "--fix")
+    (snap.run / "v.log").unlink(missing_ok=True)
+    snap("rm", "v", "--yes")
+
+
+def test_a_record_of_what_is_another_programs_by_now(snap, tmp_path):
+    snap("create", "v", "--size", "8M")
+    device = snap.attach("v")
+    record = (snap.run / "attached" / (device[5:] + ".json")).read_text()
+    snap("detach", "v")
+    # The device is someone else's, and our record of it is old.
+    (tmp_path / "file").write_bytes(b"o" * 8 * MIB)
+    if VIA == "nbd":
+        server = subprocess.Popen(["nbdkit", "-f", "-U", str(tmp_path / "s"), "file", str(tmp_path / "file")])
+        wait_for((tmp_path / "s").exists, "nbdkit")
+        sh("nbd-client", "-unix", tmp_path / "s", device)
+    else:
+        sh("losetup", device, tmp_path / "file")
+    (snap.run / "attached" / (device[5:] + ".json")).write_text(record)
+    snap("umount", tmp_path, code=4)
+    snap("commit", "--pause", "v", "a:1", says="no file system of volume 'v' is mounted here")
+    assert device in snap.json("doctor", code=3)["findings"][0]["trouble"]
+    snap("detach", "v")
+    assert device in attached_now(), "it is not ours to take away"
+    assert pathlib.Path(device).read_bytes() == b"o" * 8 * MIB
+    assert snap.attach("v") != device
+    snap("detach", "v")
+    if VIA == "nbd":
+        sh("nbd-client", "-d", device)
+        server.terminate()
+        server.wait()
+    else:
+        sh("losetup", "-d", device)
+    wait_for(lambda: device not in attached_now(), "the device to go")
+
+
+def test_an_image_attached_twice_is_taken_away_by_device(snap):
+    snap("create", "v", "--size", "8M")
+    snap("commit", "v", "base:1")
+    one, other = snap.attach("base:1"), snap.attach("base:1")
+    snap("detach", "base:1", code=64, says=[one, other])
+    snap("detach", one)
+    snap("detach", "base:1")
+    assert snap.attach("v") == snap.attach("v", "--if-needed")
+    snap("detach", "v")
+
+
+def test_doctor_leaves_alone_what_is_in_use(snap, point):
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v")
+    make("ext4", device)
+    record = snap.run / "attached" / (device[5:] + ".json")
+    text = record.read_text()
+    with mounted(device, point):
+        record.unlink()
+        snap("doctor", "--fix", code=5, says=["mounted on", str(point)])
+        (point / "f").write_bytes(b"x")
+        os.sync()
+    record.write_text(text)
+    snap("detach", "v")
+
+
+@pytest.mark.skipif(VIA == "nbd", reason="there they wait for the next: test_nbd.py")
+def test_a_server_that_is_told_to_stop_takes_loop_devices_with_it(snap):
+    snap("create", "v", "--size", "64M")
+    with snap.serve() as server:
+        device = snap.attach("v")
+        data = os.urandom(16 * MIB)
+        pathlib.Path(device).write_bytes(data)
+        server.stop()
+        assert device not in attached_now() and snap.json("doctor")["findings"] == []
+        server.start()
+        device = snap.attach("v")
+        assert pathlib.Path(device).read_bytes()[:16 * MIB] == data
+        snap("detach", "v")
 
 
 def test_run_gives_a_volume_for_a_while(snap, tmp_path):

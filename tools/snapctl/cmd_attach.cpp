@@ -23,7 +23,7 @@ struct AttachCommand {
   std::string object, device, via = "auto";
   unsigned connections = 0;
   unsigned timeout = 30, dead_timeout = 300;
-  bool read_only = false, reconnect = false;
+  bool read_only = false, reconnect = false, if_needed = false;
 };
 
 void print_device(Context& context, const Attachment& device) {
@@ -38,18 +38,20 @@ void print_device(Context& context, const Attachment& device) {
 /// The one that is named, or all that have lost their server.
 Task<Result<int>> reconnect(Context& context, std::string text) {
   if (!text.empty()) {
-    auto device = co_await find_attachment(context, text);
+    auto device = co_await find_attachment(context, text, Wanted::kAny);
     if (!device) co_return device.error();
     auto done = co_await reconnect_device(context, *device);
     if (!done) co_return done.error();
     print_device(context, *device);
     co_return kExitOk;
   }
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
   auto all = co_await all_attachments();
   if (!all) co_return all.error();
   std::vector<Error> errors;
   for (const Attachment& device : *all) {
-    if (device.store != context.store_path() || device.via != attach::Via::kNbd) continue;
+    if (device.store != (*store)->path() || device.via != attach::Via::kNbd) continue;
     auto done = co_await reconnect_device(context, device);
     if (done) {
       print_device(context, device);
@@ -72,6 +74,7 @@ Task<Result<int>> run_attach(Context& context, AttachCommand command) {
   options.device = command.device;
   options.connections = command.connections;
   options.read_only = command.read_only;
+  options.if_needed = command.if_needed;
   options.timeout = std::chrono::seconds(command.timeout);
   options.dead_timeout = std::chrono::seconds(command.dead_timeout);
   auto attached = co_await attach_object(context, command.object, std::move(options));
@@ -107,6 +110,8 @@ void add_attach(CLI::App& app, Context& context) {
                    "Without a server for so long requests of nbd fail; until then they wait")
       ->capture_default_str()
       ->type_name("SEC");
+  attach->add_flag("--if-needed", command->if_needed,
+                   "A volume that is attached already will do as it is");
   attach->add_flag("--reconnect", command->reconnect,
                    "Give a device that has lost its server another; without OBJ all of the store");
   attach->footer(
@@ -131,7 +136,7 @@ struct DetachCommand {
 Task<Result<int>> run_detach(Context& context, DetachCommand command) {
   std::vector<Error> errors;
   for (const std::string& text : command.objects) {
-    auto device = co_await find_attachment(context, text);
+    auto device = co_await find_attachment(context, text, Wanted::kAny);
     Result<void> done;
     if (device) done = co_await detach_device(context, *device, command.force);
     if (!device || !done)

@@ -15,6 +15,7 @@
 #include <filesystem>
 
 #include "engine/attach/attachment.h"
+#include "engine/attach/block_device.h"
 #include "engine/attach/fuse_disk.h"
 #include "engine/attach/loop_device.h"
 #include "engine/attach/nbd_netlink.h"
@@ -55,7 +56,7 @@ bool is_stale_socket(const std::string& path) {
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) return false;
   std::memcpy(address.sun_path, path.data(), path.size());
-  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return false;
   return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
          errno == ECONNREFUSED;
@@ -131,17 +132,53 @@ Task<Result<void>> revive(Context& context, Attachment device) {
   co_return co_await detach_device(context, device, true);
 }
 
-Task<Result<void>> disconnect(std::string device) {
-  co_return co_await offload([&device]() -> Result<void> {
-    const auto index = attach::nbd_index(device);
-    auto netlink = attach::NbdNetlink::open();
-    if (!netlink) return netlink.error();
-    return netlink->disconnect(*index);
-  });
+/// Looks again, for by now it may be known, or in use.
+Result<void> cut_off_orphan(const Attachments& records, const attach::Orphan& orphan) {
+  auto lock = records.lock();
+  if (!lock) return lock.error();
+  auto known = records.list();
+  if (!known) return known.error();
+  const auto orphans = attach::find_orphans(*known);
+  const auto is_it = [&orphan](const attach::Orphan& o) {
+    return o.device == orphan.device && o.backend == orphan.backend;
+  };
+  if (std::none_of(orphans.begin(), orphans.end(), is_it)) return {};
+  auto users = attach::users_of(orphan.device);
+  if (!users) return users.error();
+  if (!users->empty())
+    return Error(ErrorCode::kBusy,
+                 fmt::format("it is in use: {}; end that first", fmt::join(*users, ", ")));
+  const auto index = attach::nbd_index(orphan.device);
+  if (!index) return attach::release_loop_device(orphan.device);
+  auto netlink = attach::NbdNetlink::open();
+  if (!netlink) return netlink.error();
+  return netlink->disconnect(*index);
+}
+
+Task<Result<void>> disconnect(Attachments records, attach::Orphan orphan) {
+  co_return co_await offload([&] { return cut_off_orphan(records, orphan); });
+}
+
+Result<void> remove_stale_record(const Attachments& records, const Attachment& device) {
+  auto lock = records.lock();
+  if (!lock) return lock.error();
+  auto known = records.list();
+  if (!known) return known.error();
+  for (const Attachment& one : *known) {
+    if (one.device == device.device && attach::in_place(one)) return {};
+  }
+  return records.remove(device.device);
+}
+
+Task<Result<void>> forget(Attachments records, Attachment device) {
+  co_return co_await offload([&] { return remove_stale_record(records, device); });
 }
 
 Task<Result<void>> look_at_devices(Context& context, Attachments records,
                                    std::vector<Finding>* findings) {
+  // Who attaches is between the kernel's device and its record for a moment.
+  auto lock = co_await offload([&] { return records.lock(); });
+  if (!lock) co_return lock.error();
   auto known = co_await offload([&] { return records.list(); });
   if (!known) co_return known.error();
   for (const Attachment& device : *known) {
@@ -149,9 +186,11 @@ Task<Result<void>> look_at_devices(Context& context, Attachments records,
     found.what = device.device;
     const bool there = co_await offload([&] { return attach::in_place(device); });
     if (!there) {
-      findings->push_back(file_finding(records.path_of(device.device), "tells of " + device.device +
-                                                                           ", which the kernel has "
-                                                                           "given up"));
+      found.what = records.path_of(device.device);
+      found.trouble = "tells of " + device.device + ", which the kernel has given up";
+      found.cure = "remove the file";
+      found.mend = [records, device] { return forget(records, device); };
+      findings->push_back(std::move(found));
       continue;
     }
     auto client = co_await server::ControlClient::connect(device.control);
@@ -169,7 +208,7 @@ Task<Result<void>> look_at_devices(Context& context, Attachments records,
     found.what = orphan.device;
     found.trouble = "is connected to '" + orphan.backend + "', and no record tells of it";
     found.cure = "disconnect it";
-    found.mend = [device = orphan.device] { return disconnect(device); };
+    found.mend = [records, orphan] { return disconnect(records, orphan); };
     findings->push_back(std::move(found));
   }
   co_return Result<void>();

@@ -97,8 +97,11 @@ Result<void> run_mount(const std::vector<std::string>& arguments) {
 }
 
 /// The options that a file system needs on a device that may be a twin of another.
-std::string options_for(const Content& content, bool read_only, bool replay) {
+std::string options_for(const Content& content, bool device_read_only, bool read_only,
+                        bool replay) {
   std::string out = read_only ? "ro" : "rw";
+  // An image may come from anywhere; -o suid,dev trusts it.
+  if (device_read_only) out += ",nosuid,nodev";
   if (content.type == "xfs") out += ",nouuid";
   if (!replay && content.type == "xfs") out += ",norecovery";
   if (!replay && content.type.starts_with("ext")) out += ",noload";
@@ -127,7 +130,7 @@ Result<Mounted> mount_device(const std::string& device, const std::string& dir,
   }
   const bool read_only = command.read_only || device_read_only;
   const auto mount_with = [&](bool replay) {
-    std::string options = options_for(*content, read_only, replay);
+    std::string options = options_for(*content, device_read_only, read_only, replay);
     if (!command.options.empty()) options += "," + command.options;
     return run_mount({"-t", content->type, "-o", options, device, dir});
   };
@@ -170,9 +173,10 @@ Task<Result<int>> mount(Context& context, MountCommand command) {
     co_return mounted.error();
   }
   if (*mounted == Mounted::kWithoutJournal)
-    context.note(fmt::format("'{}' was taken while its file system was in use (without --pause): "
-                             "what only its journal has is not shown; a volume of it has all",
-                             device->name));
+    context.note(
+        fmt::format("'{}' was taken while its file system was in use (without --pause): "
+                    "what only its journal has is not shown; a volume of it has all",
+                    device->name));
   if (context.options().json) {
     Json out = Json::parse(attach::encode_attachment(*device), nullptr, false);
     out["mounted_on"] = command.dir;

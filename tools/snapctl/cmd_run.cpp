@@ -17,6 +17,7 @@
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/device_access.h"
 #include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/interrupt.h"
 #include "tools/snapctl/new_volume.h"
 #include "tools/snapctl/volume_access.h"
 
@@ -84,6 +85,9 @@ Result<int> run_to_the_end(std::vector<std::string> argv) {
   posix_spawnattr_setsigdefault(&attributes, &defaults);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  // A signal that came before is not the program's, and its ten seconds must not end in the middle.
+  hold_interrupts(true);
+  if (interrupted()) return kExitCancelled;
   const SignalsPassedOn passed_on;
   pid_t pid = 0;
   const int spawned =
@@ -101,6 +105,7 @@ Result<int> run_to_the_end(std::vector<std::string> argv) {
     if (errno != EINTR) return Error::from_errno(errno, "wait for " + argv[0]);
   }
   g_child = 0;
+  hold_interrupts(false);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

@@ -9,6 +9,7 @@
 #include "engine/store/names.h"
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
+#include "tools/snapctl/device_access.h"
 #include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/file_system_pause.h"
 #include "tools/snapctl/json_output.h"
@@ -115,6 +116,8 @@ Task<Result<int>> run_rollback(Context& context, RollbackCommand command) {
   if (!exists) co_return exists.error();
   co_await release_idle(&*volume);
   if (volume->holder) co_return in_use(*volume, "rollback");
+  auto detached = co_await refuse_attached(**store, volume->record.name);
+  if (!detached) co_return detached.error();
   std::string change = fmt::format("{} to its snapshot {}", volume->record.name, command.snapshot);
   if (command.dry_run) {
     context.print("Would roll back " + change + "\n");
@@ -140,6 +143,8 @@ Task<Result<int>> run_reset(Context& context, ResetCommand command) {
   if (!volume) co_return volume.error();
   co_await release_idle(&*volume);
   if (volume->holder) co_return in_use(*volume, "reset");
+  auto detached = co_await refuse_attached(**store, volume->record.name);
+  if (!detached) co_return detached.error();
   std::string change =
       fmt::format("{} to {}", volume->record.name, volume->record.image ? "its image" : "zeros");
   if (command.dry_run) {

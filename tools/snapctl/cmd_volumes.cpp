@@ -8,6 +8,7 @@
 
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
+#include "tools/snapctl/device_access.h"
 #include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/file_system_pause.h"
 #include "tools/snapctl/json_output.h"
@@ -169,6 +170,8 @@ Task<Result<Store::Removed>> remove_one(Store& store, std::string text, bool dry
   if (!volume) co_return volume.error();
   if (!dry_run) co_await release_idle(&*volume);
   const VolumeRecord& record = volume->record;
+  auto detached = co_await refuse_attached(store, record.name);
+  if (!detached) co_return detached.error();
   if (wanted.snapshot.empty()) co_return co_await store.remove_volume(record.name, dry_run);
   Store::Removed removed;
   removed.deleted.push_back(record.name + "@" + wanted.snapshot);
@@ -224,6 +227,8 @@ Task<Result<int>> run_rename(Context& context, RenameCommand command) {
   auto volume = co_await find_volume(**store, command.volume);
   if (!volume) co_return volume.error();
   co_await release_idle(&*volume);
+  auto detached = co_await refuse_attached(**store, volume->record.name);
+  if (!detached) co_return detached.error();
   auto renamed = co_await (*store)->rename_volume(volume->record.name, command.name);
   if (!renamed) co_return renamed.error();
   co_return kExitOk;
@@ -254,7 +259,10 @@ Task<Result<int>> run_resize(Context& context, ResizeCommand command) {
   }
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  auto resized = co_await access->resize(*size);
+  // What serves it tells its device; a device without a server would not learn of it.
+  Result<void> resized;
+  if (!access->served()) resized = co_await refuse_attached(**store, access->name());
+  if (resized) resized = co_await access->resize(*size);
   auto closed = co_await access->close();
   if (!resized) co_return resized.error();
   if (!closed) co_return closed.error();

@@ -75,13 +75,24 @@ std::string log_path(const std::string& dir, std::string name) {
   return dir + "/" + name + ".log";
 }
 
+/// Of this program, also if another version has taken its place on the disk.
+std::string own_path() {
+  char path[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path);
+  const std::string found(path, n < 0 ? 0 : static_cast<std::size_t>(n));
+  return ::access(found.c_str(), X_OK) == 0 ? found : "/proc/self/exe";
+}
+
 Task<Result<DeviceServer>> start_server(Context& context, Exported exported) {
   auto dir = co_await server::runtime_dir();
   if (!dir) co_return dir.error();
-  const std::vector<std::string> argv = {
-      "/proc/self/exe", "--store", context.store_path(),         "--json", "export", exported.text,
-      "--detach",       "--log",   log_path(*dir, exported.name)};
-  auto ran = co_await offload([&argv] { return run_program(argv, Output::kKept); });
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  const std::vector<std::string> argv = {own_path(), "--store", (*store)->path(),
+                                         "--json",   "export",  exported.text,
+                                         "--detach", "--log",   log_path(*dir, exported.name)};
+  // It must not stand in a directory that someone wants to unmount.
+  auto ran = co_await offload([&argv] { return run_program(argv, Output::kKept, "/"); });
   if (!ran) co_return ran.error();
   if (ran->exit_code != 0)
     co_return Error(code_of_exit(ran->exit_code), own_words(ran->errors))
@@ -190,6 +201,8 @@ Task<Result<void>> stop_unused(DeviceServer server) {
   if (!server.own) co_return Result<void>();
   for (int left = kUnusedTries; left > 0; --left) {
     auto stat = co_await server::remote_stat(*server.client, std::string());
+    // It ends by itself when its device goes.
+    if (!stat && stat.error().code() == ErrorCode::kCancelled) co_return Result<void>();
     if (!stat) co_return stat.error();
     if (stat->connections == 0) {
       auto stopped = co_await server::remote_stop(*server.client);
@@ -216,12 +229,13 @@ Task<Result<Attachment>> attach_object(Context& context, std::string text, Attac
   auto known = co_await offload([&] { return records->list(); });
   if (!known) co_return known.error();
   for (const Attachment& one : *known) {
-    const bool same = one.store == (*store)->path() && one.name == exported->name;
-    if (!same || !exported->writable) continue;
+    if (one.store != (*store)->path() || one.name != exported->name) continue;
     const bool there = co_await offload([&one] { return attach::in_place(one); });
-    if (there)
-      co_return Error(ErrorCode::kBusy,
-                      fmt::format("'{}' is attached as {} already", one.name, one.device));
+    if (!there) (void)co_await offload([&] { return records->remove(one.device); });
+    if (!there || !exported->writable) continue;
+    if (options.if_needed) co_return one;
+    co_return Error(ErrorCode::kBusy,
+                    fmt::format("'{}' is attached as {} already", one.name, one.device));
   }
   auto via = co_await choose_via(context, options);
   if (!via) co_return via.error();
@@ -257,13 +271,36 @@ Task<Result<std::vector<Attachment>>> all_attachments() {
   co_return co_await offload([&] { return records->list(); });
 }
 
-Task<Result<Attachment>> find_attachment(Context& context, std::string text) {
+namespace {
+
+/// The one that is meant. Those that the kernel has, if there are any; else, if they will do, those
+/// that it has given up.
+Task<Result<Attachment>> choose(std::vector<Attachment> found, Wanted wanted, std::string text) {
+  std::vector<Attachment> there;
+  for (const Attachment& one : found) {
+    if (co_await offload([&one] { return attach::in_place(one); })) there.push_back(one);
+  }
+  if (there.empty() && wanted == Wanted::kAny) there = std::move(found);
+  if (there.empty()) co_return Error(ErrorCode::kNotFound, "'" + text + "' is not attached");
+  if (there.size() == 1) co_return std::move(there.front());
+  std::vector<std::string> devices;
+  for (const Attachment& one : there)
+    devices.push_back(one.device);
+  co_return Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("'{}' is attached as {}: name the device", text, fmt::join(devices, " and ")));
+}
+
+}  // namespace
+
+Task<Result<Attachment>> find_attachment(Context& context, std::string text, Wanted wanted) {
   auto all = co_await all_attachments();
   if (!all) co_return all.error();
+  std::vector<Attachment> found;
   if (text.starts_with("/dev/")) {
     for (Attachment& one : *all)
-      if (one.device == text) co_return std::move(one);
-    co_return Error(ErrorCode::kNotFound, text + " is no device of ours; 'ps' lists them");
+      if (one.device == text) found.push_back(std::move(one));
+    co_return co_await choose(std::move(found), wanted, std::move(text));
   }
   auto store = co_await context.store();
   if (!store) co_return store.error();
@@ -271,9 +308,22 @@ Task<Result<Attachment>> find_attachment(Context& context, std::string text) {
   auto exported = co_await find_exported(**store, text);
   if (exported) name = exported->name;
   for (Attachment& one : *all)
-    if (one.store == (*store)->path() && one.name == name) co_return std::move(one);
-  if (!exported) co_return exported.error();
-  co_return Error(ErrorCode::kNotFound, fmt::format("'{}' is not attached", name));
+    if (one.store == (*store)->path() && one.name == name) found.push_back(std::move(one));
+  if (found.empty() && !exported) co_return exported.error();
+  co_return co_await choose(std::move(found), wanted, std::move(name));
+}
+
+Task<Result<void>> refuse_attached(Store& store, std::string volume) {
+  auto all = co_await all_attachments();
+  if (!all) co_return all.error();
+  for (const Attachment& one : *all) {
+    const bool of_it = one.name == volume || one.name.starts_with(volume + "@");
+    if (one.store != store.path() || !of_it) continue;
+    if (co_await offload([&one] { return attach::in_place(one); }))
+      co_return Error(ErrorCode::kBusy,
+                      fmt::format("'{}' is attached as {}; detach it first", one.name, one.device));
+  }
+  co_return Result<void>();
 }
 
 // ---- The way back
@@ -300,17 +350,17 @@ Task<Result<void>> wait_for_users(std::string device) {
 
 /// For a device whose server has died.
 Result<void> cut_off(const Attachment& device) {
+  if (!attach::in_place(device)) return {};  // it is another's by now
   if (device.via == Via::kFuse) return attach::release_loop_device(device.device);
   const auto index = attach::nbd_index(device.device);
   auto netlink = attach::NbdNetlink::open();
   if (!netlink) return netlink.error();
-  if (!index || !attach::in_place(device)) return {};  // it is another's by now
   return netlink->disconnect(*index);
 }
 
 }  // namespace
 
-Task<Result<void>> detach_device(Context&, Attachment device, bool force) {
+Task<Result<void>> detach_device(Context& context, Attachment device, bool force) {
   if (::geteuid() != 0) co_return not_root();
   auto records = co_await attachments();
   if (!records) co_return records.error();
@@ -325,19 +375,22 @@ Task<Result<void>> detach_device(Context&, Attachment device, bool force) {
   if (there && !force) {
     auto unused = co_await wait_for_users(device.device);
     if (!unused) co_return unused;
-    // Without a server there is no one to bring anything to.
-    if (server.client) {
-      auto synced = co_await offload([&] { return attach::sync_device(device.device); });
-      if (!synced) co_return synced;
-    }
+  }
+  // Without a server there is no one to bring anything to.
+  if (there && server.client) {
+    auto synced = co_await offload([&] { return attach::sync_device(device.device); });
+    if (!synced && !force) co_return synced;
   }
   Result<void> done;
   if (server.client) done = co_await server::remote_detach(*server.client, device.device);
   if (!server.client || (!done && force)) done = co_await offload([&] { return cut_off(device); });
   if (!done) co_return done;
-  auto gone =
-      co_await offload([&] { return attach::wait_until_gone(device.device, kGonePatience); });
-  if (!gone) co_return gone;
+  if (there) {
+    auto gone =
+        co_await offload([&] { return attach::wait_until_gone(device.device, kGonePatience); });
+    if (!gone && !force) co_return gone;
+    if (!gone) context.note(device.device + " goes when its last user closes it");
+  }
   auto removed = co_await offload([&] { return records->remove(device.device); });
   if (!removed) co_return removed;
   if (!server.client) co_return Result<void>();
@@ -369,6 +422,10 @@ Task<Result<void>> reconnect_device(Context& context, Attachment device) {
   } else {
     auto store = co_await context.store();
     if (!store) co_return store.error();
+    if ((*store)->path() != device.store)
+      co_return Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{} is of another store: give --store {}", device.device, device.store));
     auto exported = co_await find_exported(**store, device.name);
     if (!exported) co_return exported.error();
     auto found = co_await server_for(context, std::move(*exported));
@@ -376,7 +433,10 @@ Task<Result<void>> reconnect_device(Context& context, Attachment device) {
     server = std::move(*found);
   }
   auto done = co_await server::remote_reconnect(*server.client, device.device);
-  if (!done) co_return done;
+  if (!done) {
+    if (!client) (void)co_await stop_unused(std::move(server));
+    co_return done;
+  }
   if (server.own == device.own_server) co_return Result<void>();
   auto now = co_await offload([&] { return records->list(); });
   if (!now) co_return now.error();

@@ -45,20 +45,29 @@ struct AttachOptions {
   bool read_only = false;
   std::chrono::seconds timeout{30}, dead_timeout{300};
   bool for_mount = false;
+  bool if_needed = false;  ///< a volume that is attached already will do as it is
 };
 /// Returns once the device can be used. Busy if the volume is attached already; on failure nothing
 /// of it is left.
 Task<Result<attach::Attachment>> attach_object(Context& context, std::string text,
                                                AttachOptions options);
 
-/// By device, or by what is attached; NotFound says what is. `any_store`: a device of another store
-/// will do.
-Task<Result<attach::Attachment>> find_attachment(Context& context, std::string text);
+/// By device (of any store), or by what is attached. InvalidArgument if an image is attached more
+/// than once.
+enum class Wanted {
+  kInPlace,  ///< the kernel has it, as ours; what it has given up is NotFound
+  kAny,      ///< a record will do, where nothing better is there
+};
+Task<Result<attach::Attachment>> find_attachment(Context& context, std::string text,
+                                                 Wanted wanted = Wanted::kInPlace);
+/// Busy if the volume, or a snapshot of it, is attached. For commands that would put something else
+/// under a device of which the server has died.
+Task<Result<void>> refuse_attached(Store& store, std::string volume);
 /// All of this user's, of every store.
 Task<Result<std::vector<attach::Attachment>>> all_attachments();
 
 /// Everything durable, then cut off, then its server stopped if it was started for it. Busy, with
-/// the users, if it is in use and not `force`d.
+/// the users, if it is in use and not `force`d; then they get I/O errors.
 Task<Result<void>> detach_device(Context& context, attach::Attachment device, bool force);
 
 /// Gives an nbd device that has lost its server another.

@@ -21,7 +21,7 @@ namespace snap::cli {
 Result<void> FileSystemPause::freeze(const std::vector<std::string>& paths) {
   hold_interrupts(true);
   for (const std::string& path : paths) {
-    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (dir && ::ioctl(dir.get(), FIFREEZE, 0) == 0) {
       mounts_.push_back(path);
       continue;
@@ -29,6 +29,7 @@ Result<void> FileSystemPause::freeze(const std::vector<std::string>& paths) {
     if (dir && errno == EBUSY) continue;  // mounted twice, or frozen by someone else
     const int err = errno;
     end();
+    hold_interrupts(false);
     return Error::from_errno(err, "freeze the file system on " + path);
   }
   if (mounts_.empty()) hold_interrupts(false);
@@ -38,7 +39,7 @@ Result<void> FileSystemPause::freeze(const std::vector<std::string>& paths) {
 void FileSystemPause::end() noexcept {
   if (mounts_.empty()) return;
   for (const std::string& path : mounts_) {
-    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!dir || ::ioctl(dir.get(), FITHAW, 0) != 0)
       std::fprintf(stderr,
                    SNAPCTL_PROGRAM_NAME
