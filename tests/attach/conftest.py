@@ -185,8 +185,12 @@ def fill(path, seed, files=40):
 
 def sums(path):
     """{file: digest of its content} of a tree."""
-    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(path.rglob("*")) if p.is_file()}
+    out = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            with open(file, "rb") as f:
+                out[str(file.relative_to(path))] = hashlib.file_digest(f, "sha256").hexdigest()
+    return out
 
 
 def fio(device, *options):

@@ -231,7 +231,7 @@ def test_ps_lists_servers_what_they_have_open_and_for_whom(base, tmp_path):
             assert clients == {"serve": {"web": 2}, "export": {"data": 0, "base:1": 0}}
             assert 0 <= told["serve"]["uptime"] < 60
             table = base("ps")
-            assert table.splitlines()[0].split() == ["PID", "COMMAND", "UPTIME", "SOCKET", "KIND", "EXPORT", "CLIENTS"]
+            assert table.splitlines()[0].split() == ["PID", "COMMAND", "UPTIME", "SOCKET", "KIND", "EXPORT", "DEVICE", "CLIENTS"]
             assert re.search(rf"^{server.pid} +serve .* volume +web +127.0.0.1:\d+, 127.0.0.1:\d+$", table, re.M), table
             assert {(c["export"], c["tls"]) for c in told["serve"]["clients"]} == {("web", False)}
             assert all(re.fullmatch(r".*127.0.0.1:\d+", c["name"]) for c in told["serve"]["clients"])
