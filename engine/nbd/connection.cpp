@@ -17,6 +17,8 @@ constexpr std::size_t kLargePayload = 32u << 10;
 constexpr std::size_t kLargeReadAhead = 4096;
 // A BLOCK_STATUS reply of this size is not worth its reserve of memory.
 constexpr std::size_t kSmallStatus = 4096;
+// Of a TRIM or WRITE_ZEROES, between looks at whether it has been cut off.
+constexpr std::uint64_t kClearPiece = std::uint64_t{1} << 30;
 // Of a CACHE request, between looks at whether the client is still there.
 constexpr std::uint64_t kCachePiece = 8u << 20;
 // How often memory is looked for while there is none.
@@ -122,6 +124,7 @@ void Connection::drain() noexcept {
 
 void Connection::abort() noexcept {
   draining_ = true;
+  aborted_ = true;
   stream_.hang_up();
 }
 
@@ -325,17 +328,39 @@ Task<Result<void>> Connection::call_export(const Request* request) {
     case Command::kWrite:
       return device.write(h.offset, request->data.bytes(), {.fua = fua});
     case Command::kTrim:
-      return device.trim(h.offset, h.length, {.fua = fua});
     case Command::kWriteZeroes:
-      return device.write_zeroes(h.offset, h.length,
-                                 {.fua = fua,
-                                  .no_hole = (h.flags & kCmdNoHole) != 0,
-                                  .fast_only = (h.flags & kCmdFastZero) != 0});
+      return clear(h);
     case Command::kCache:
       return read_ahead(h.offset, h.length);
     default:  // check_request lets nothing else through
       return device.flush();
   }
+}
+
+/// TRIM and WRITE_ZEROES, in pieces: one of many TiB would hold up the end of a server that has cut
+/// its client off. A fast one whose ends are no whole blocks is refused as a whole.
+Task<Result<void>> Connection::clear(const RequestHeader& h) {
+  const bool trim = static_cast<Command>(h.type) == Command::kTrim;
+  const bool fua = (h.flags & kCmdFua) != 0;
+  Volume::ZeroOptions options;
+  options.fua = fua;
+  options.no_hole = (h.flags & kCmdNoHole) != 0;
+  options.fast_only = (h.flags & kCmdFastZero) != 0;
+  const bool whole_blocks = (h.offset.value | h.length) % kBlockSize == 0;
+  const std::uint64_t most = options.fast_only && !whole_blocks ? h.length : kClearPiece;
+  ByteOffset at = h.offset;
+  for (std::uint64_t left = h.length; left != 0;) {
+    const std::uint64_t piece = std::min(left, most - at.value % most);
+    auto clearing = trim ? session_.device->trim(at, piece, {.fua = fua})
+                         : session_.device->write_zeroes(at, piece, options);
+    auto done = co_await std::move(clearing);
+    if (!done) co_return done;
+    at = at + piece;
+    left -= piece;
+    if (left != 0 && aborted_)
+      co_return Error(ErrorCode::kCancelled, "the server has cut its clients off");
+  }
+  co_return Result<void>();
 }
 
 /// In pieces, and no further than someone may come for it: a CACHE of a whole volume would go on

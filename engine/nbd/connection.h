@@ -88,6 +88,7 @@ class Connection {
   Task<void> handle_read(Request* request);
   Task<void> handle_block_status(Request* request);
   Task<Result<void>> call_export(const Request* request);
+  Task<Result<void>> clear(const RequestHeader& header);
   Task<Result<void>> read_ahead(ByteOffset at, std::uint64_t length);
 
   RequestRules rules() const noexcept;
@@ -117,6 +118,7 @@ class Connection {
   Wakeup work_to_send_;            ///< the sending task waits for replies
   bool receiving_ = true;          ///< more requests may come
   bool draining_ = false;
+  bool aborted_ = false;
   bool has_served_ = false;
   bool asks_again_ = false;  ///< the client repeats on another connection what has no answer
   bool send_failed_ = false;

@@ -69,6 +69,8 @@ class ServedClient {
   }
   /// Calls Connection::drain() on the server's loop.
   void drain() { on_loop(&ServedClient::drain_task); }
+  /// The same for abort().
+  void abort() { on_loop(&ServedClient::abort_task); }
 
   UniqueFd client;
 
@@ -86,6 +88,10 @@ class ServedClient {
     };
     std::coroutine_handle<promise_type> handle;
   };
+  static Fire abort_task(ServedClient* self) {
+    self->connection_->abort();
+    co_return;
+  }
   static Fire drain_task(ServedClient* self) {
     self->connection_->drain();
     co_return;

@@ -566,6 +566,73 @@ TEST_CASE_METHOD(Fixture, "an idle client is let go by a drain") {
   CHECK(wire.closed());
 }
 
+/// Of 4 PiB, and clearing a GiB takes it a while.
+class HugeExport final : public Export {
+ public:
+  const std::string& name() const noexcept override { return name_; }
+  const std::string& description() const noexcept override { return name_; }
+  std::uint64_t size() const noexcept override { return std::uint64_t{1} << 52; }
+  bool read_only() const noexcept override { return false; }
+  Task<Result<void>> read(ByteOffset, std::span<std::byte>) override { return clear(0); }
+  Task<Result<void>> write(ByteOffset, std::span<const std::byte>, Volume::WriteOptions) override {
+    return clear(0);
+  }
+  Task<Result<void>> write_zeroes(ByteOffset, std::uint64_t length, Volume::ZeroOptions) override {
+    return clear(length);
+  }
+  Task<Result<void>> trim(ByteOffset, std::uint64_t length, Volume::WriteOptions) override {
+    return clear(length);
+  }
+  Task<Result<void>> flush() override { return clear(0); }
+  Task<Result<std::vector<Extent>>> extents(ByteOffset, std::uint64_t, std::size_t) override {
+    co_return std::vector<Extent>();
+  }
+  Task<Result<void>> prefetch(ByteOffset, std::uint64_t) override { return clear(0); }
+
+  std::atomic<std::uint64_t> cleared{0};
+
+ private:
+  Task<Result<void>> clear(std::uint64_t length) {
+    Sleep pause(std::chrono::milliseconds(1 + (length >> 33)));
+    co_await pause;
+    cleared += length;
+    co_return Result<void>();
+  }
+  std::string name_ = "huge";
+};
+
+TEST_CASE("one that is cut off in the middle of petabytes of TRIM or zeros ends soon") {
+  const auto command = GENERATE(Command::kTrim, Command::kWriteZeroes);
+  FixedExports exports;
+  auto huge = std::make_shared<HugeExport>();
+  exports.add(huge);
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("huge", Headers::kExtended);
+  wire.send(Wire::extended_bytes(command, 0, 1, 4096 + 512, huge->size() - 8192));
+  while (huge->cleared == 0)
+    std::this_thread::yield();
+  served.abort();
+  const auto begin = std::chrono::steady_clock::now();
+  CHECK(served.outcome());
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
+  CHECK(huge->cleared < huge->size() / 2);
+}
+
+TEST_CASE("a long TRIM or WRITE_ZEROES is whole, though it is done in pieces") {
+  const auto command = GENERATE(Command::kTrim, Command::kWriteZeroes);
+  FixedExports exports;
+  auto huge = std::make_shared<HugeExport>();
+  exports.add(huge);
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("huge", Headers::kExtended);
+  const std::uint64_t length = (std::uint64_t{5} << 30) + 512;
+  wire.send(Wire::extended_bytes(command, 0, 1, 4096 + 512, length));
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(huge->cleared == length);
+}
+
 // ---- Connections that begin behind the handshake: a block device of this machine
 
 /// As the kernel uses one: no handshake, simple replies.

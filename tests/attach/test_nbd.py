@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
-from conftest import MIB, VIA, check, finish, fill, fio, make, mounted, sh, sums, wait_for
+from conftest import MIB, TOP, VIA, check, finish, fill, fio, make, mounted, sh, sums, wait_for
 
 assert VIA == "nbd", "these run in a guest with nbd: tests/attach/in_guest"
 
@@ -203,6 +205,50 @@ def test_partitions_appear_and_are_mounted(snap, point, tmp_path):
     snap("umount", point)
     snap("mount", "v", point, "--via", VIA, code=64, says="--partition")
     assert not snap.servers()
+
+
+@pytest.fixture
+def udev():
+    """The real udevd with our rule beside its own."""
+    rules = pathlib.Path("/run/udev/rules.d")
+    rules.mkdir(parents=True, exist_ok=True)
+    shutil.copy(TOP / "tools/systemd/59-snapctl.rules", rules)
+    daemon = subprocess.Popen(["/lib/systemd/systemd-udevd"], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: os.path.exists("/run/udev/control"), "udevd")
+    yield lambda: sh("udevadm", "settle", "--timeout=60")
+    daemon.terminate()
+    assert "59-snapctl" not in daemon.communicate(timeout=30)[1], "udevd complains of the rule"
+
+
+def test_udev_names_the_device_and_leaves_what_is_in_it_alone(snap, udev, point):
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v")
+    udev()
+    assert os.path.realpath("/dev/snapctl/v") == device
+    sh("sfdisk", "-q", device, input="label: gpt\nsize=30M\n")
+    wait_for(lambda: os.path.exists(device + "p1"), "the partition")
+    make("ext4", device + "p1")
+    sh("udevadm", "trigger", "--action=change", device + "p1")
+    udev()
+    assert os.path.realpath("/dev/snapctl/v-part1") == device + "p1"
+    for links in ["by-uuid", "by-partuuid", "by-label"]:
+        found = [os.path.realpath(p) for p in pathlib.Path("/dev/disk", links).glob("*")]
+        assert not [p for p in found if p.startswith(device)], found
+    with mounted("/dev/snapctl/v-part1", point):
+        assert snap.server_of(device)["pid"]
+    snap("detach", "v")
+    udev()
+    assert not os.path.lexists("/dev/snapctl/v")
+    snap("commit", "v", "team/base:1")
+    other = snap.attach("team/base:1")
+    udev()
+    assert os.path.realpath("/dev/snapctl/team/base:1") == other
+    snap("detach", other)
+    # By FUSE and loop as well.
+    loop = snap.attach("v", "--via", "fuse")
+    udev()
+    assert os.path.realpath("/dev/snapctl/v") == loop
+    snap("detach", "v")
 
 
 def test_the_server_is_out_of_the_way_when_memory_is_short(snap):

@@ -155,18 +155,22 @@ def test_a_service_manager_that_does_not_listen_holds_nothing_up(base, tmp_path)
 
 def test_systemd_takes_the_units(tmp_path):
     built = pathlib.Path(PROGRAM).parent.parent / "systemd"
-    for name in ("snapctl.service", "snapctl.socket"):
+    names = ("snapctl.service", "snapctl.socket", "snapctl-attach@.service")
+    for name in names:
         text = (built / name).read_text()
         # The program need not be installed for its unit to be sound.
-        text = re.sub(r"^ExecStart=\S+", f"ExecStart={PROGRAM}", text, flags=re.M)
-        assert "@" not in text
-        (tmp_path / name).write_text(text)
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / "snapctl.service"),
-                           str(tmp_path / "snapctl.socket")], capture_output=True, text=True, check=False,
+        text = re.sub(r"^(ExecStart|ExecStop)=\S+", rf"\1={PROGRAM}", text, flags=re.M)
+        assert not re.search("@[a-z]+@", text)
+        (tmp_path / name.replace("@.", "@my-vol.")).write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no",
+                           *[str(tmp_path / name.replace("@.", "@my-vol.")) for name in names]], capture_output=True, text=True, check=False,
                           env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"})
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "snapctl" in line]
     assert done.returncode == 0 and not ours, done.stdout + done.stderr
     assert str(TOP) not in (built / "snapctl.service").read_text()
+    # "-" in a volume's name stays what it is; a restart of the server does not take devices down.
+    attach = (built / "snapctl-attach@.service").read_text()
+    assert "%I" not in attach and "Requires=" not in attach
 
 
 # ---- The log
