@@ -20,6 +20,7 @@ namespace snap::server {
 
 namespace {
 
+constexpr std::chrono::seconds kLongestTimeout{86400};
 // What a loop device's last user needs to go.
 constexpr int kGoneTries = 100;
 constexpr std::chrono::milliseconds kGonePause{10};
@@ -190,6 +191,11 @@ Task<Result<attach::Attachment>> Devices::attach(DeviceWish wish) {
   if (wish.connections == 0 || wish.connections > kMaxConnections)
     co_return Error(ErrorCode::kInvalidArgument,
                     "a device has 1 to " + std::to_string(kMaxConnections) + " connections");
+  for (const std::chrono::seconds time : {wish.timeout, wish.dead_timeout}) {
+    if (time.count() < 0 || time > kLongestTimeout)
+      co_return Error(ErrorCode::kInvalidArgument,
+                      "a timeout has 0 to " + std::to_string(kLongestTimeout.count()) + " seconds");
+  }
   auto opened = co_await open_export(wish.name, wish.read_only);
   if (!opened) co_return opened.error();
   const bool nbd = wish.via == attach::Via::kNbd;

@@ -270,6 +270,47 @@ def test_a_server_that_has_it_already_is_used(snap):
     server.stdout.close()
 
 
+def test_a_volume_in_other_hands_is_busy(snap):
+    """A command that takes no commands has it: its pid is told, and nothing is left."""
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v")
+    pathlib.Path(device).write_bytes(os.urandom(16 * MIB))
+    snap("detach", "v")
+    with subprocess.Popen([PROGRAM, "dump", "v", "-"], env=snap.env, stdout=subprocess.PIPE) as dump:
+        dump.stdout.read(1)  # it has begun, and cannot go on
+        before = attached_now()
+        snap("attach", "v", "--via", VIA, code=5, says=str(dump.pid))
+        assert attached_now() == before and not snap.servers()
+        dump.stdout.read()
+    snap.attach("v")
+    snap("detach", "v")
+
+
+def test_a_pause_does_not_outlast_another_commit(snap, point):
+    """Frozen while another commit packs, writers would wait for all of it."""
+    snap("create", "v", "--size", "1G")
+    device = snap.attach("v")
+    make("ext4", device)
+    with mounted(device, point):
+        with open(point / "f", "wb") as f:
+            for _ in range(300):
+                f.write(os.urandom(MIB))
+        os.sync()
+        with subprocess.Popen([PROGRAM, "commit", "v", "a:1"], env=snap.env, stderr=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL) as other:
+            time.sleep(0.2)
+            begin = time.monotonic()
+            done = subprocess.run([PROGRAM, "commit", "--pause", "v", "b:1"], env=snap.env, capture_output=True, text=True,
+                                  check=False)
+            took = time.monotonic() - begin
+            other.wait()
+        # It waited no longer than it may freeze, or did not have to.
+        assert (done.returncode == 5 and "too long" in done.stderr and took < 15) or done.returncode == 0, done.stderr
+        (point / "g").write_bytes(b"x")  # nothing is frozen
+        os.sync()
+    snap("detach", "v")
+
+
 def test_bad_input_leaves_nothing(snap, tmp_path):
     snap("create", "v", "--size", "8M")
     snap("create", "w", "--size", "8M")
@@ -399,6 +440,11 @@ def test_an_image_attached_twice_is_taken_away_by_device(snap):
     snap("detach", "base:1", code=64, says=[one, other])
     snap("detach", one)
     snap("detach", "base:1")
+    # One without a name, by its id, beside `serve`, which has none for it.
+    bare = snap("commit", "v")
+    with snap.serve():
+        device = snap.attach(bare.removeprefix("sha256:")[:12])
+        snap("detach", device)
     assert snap.attach("v") == snap.attach("v", "--if-needed")
     snap("detach", "v")
 

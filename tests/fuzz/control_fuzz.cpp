@@ -2,6 +2,7 @@
 // the client, with the codecs of all operations (engine/server/control_protocol.h, remote.h).
 //
 // Input: a byte of flags and the bytes of the other side.
+#include "engine/attach/attachment.h"
 #include "engine/server/control.h"
 #include "engine/server/control_client.h"
 #include "engine/server/log.h"
@@ -44,6 +45,20 @@ Task<Result<std::string>> do_volume(std::string json) {
   record.id = args->name;
   record.size = args->size;
   co_return encode_record(record);
+}
+
+Task<Result<std::string>> do_attach(std::string json) {
+  auto wish = decode_device_wish(json);
+  if (!wish) co_return wish.error();
+  auto again = decode_device_wish(encode_device_wish(*wish));
+  if (!again || again->device != wish->device || again->timeout != wish->timeout)
+    broken("a wish that was read can be sent on");
+  attach::Attachment made;
+  made.device = "/dev/nbd0";
+  made.name = "v" + wish->name;
+  const std::string text = attach::encode_attachment(made);
+  if (!attach::decode_attachment(text)) broken("what attach answers can be read");
+  co_return text;
 }
 
 Task<Result<std::string>> do_commit(std::string json, Progress progress) {
@@ -109,6 +124,7 @@ void serve(const Script& script) {
   control.add("commit", [](std::string args, Progress progress) {
     return do_commit(std::move(args), std::move(progress));
   });
+  control.add("attach", [](std::string args, Progress) { return do_attach(std::move(args)); });
   control.add("stat", [](std::string, Progress) { return do_stat(); });
   control.add("fail", [](std::string args, Progress) { return do_fail(std::move(args)); });
   loop.spawn(stop_at_end(&control, &loop));
@@ -134,6 +150,7 @@ Task<void> ask(unsigned op) {
     (void)decode_pause(*result);
     (void)decode_record(*result);
     (void)decode_stat(*result);
+    (void)attach::decode_attachment(*result);
   }
 }
 

@@ -77,8 +77,17 @@ Task<Result<int>> run_commit(Context& context, CommitCommand command) {
     pause.end();  // a commit tells of nothing before its content is fixed
     if (show) show(stage, done, total);
   };
+  bool too_long = false;
+  progress.cancelled = [&pause, &too_long, ask = std::move(progress.cancelled)] {
+    too_long = too_long || pause.too_long();
+    return too_long || ask();
+  };
   auto committed = co_await access->commit(*options, progress);
   pause.end();
+  if (!committed && too_long)
+    committed = Error(ErrorCode::kBusy,
+                      "commit: file systems were frozen for too long, for another commit of the "
+                      "volume is running; try again when that has ended");
   auto closed = co_await access->close();
   context.end_progress();
   if (!committed) co_return committed.error();

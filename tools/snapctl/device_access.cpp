@@ -182,6 +182,7 @@ Task<Result<Exported>> find_exported(Store& store, std::string text) {
   out.name =
       object->image->tags.empty() ? object->image->id.hex() : object->image->tags.front().str();
   out.text = "image:" + out.name;
+  out.listed = !object->image->tags.empty();
   co_return out;
 }
 
@@ -192,7 +193,7 @@ Task<Result<DeviceServer>> server_for(Context& context, Exported exported) {
     auto holder = co_await holder_of(context, exported);
     if (!holder || holder->client) co_return holder;
   }
-  out.client = co_await store_server(context.store_path());
+  if (exported.listed) out.client = co_await store_server(context.store_path());
   if (out.client) co_return out;
   co_return co_await start_server(context, std::move(exported));
 }

@@ -22,6 +22,7 @@ struct Exported {
   std::string name;  ///< of the export: "web", "base:1", "web@monday"
   std::string text;  ///< an OBJ that means this and nothing else
   bool writable = false;
+  bool listed = true;  ///< `serve` has it by this name; it does not have images without a tag
 };
 Task<Result<Exported>> find_exported(Store& store, std::string text);
 

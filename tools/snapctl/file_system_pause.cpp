@@ -18,8 +18,17 @@
 
 namespace snap::cli {
 
+namespace {
+constexpr std::chrono::seconds kLongest{5};
+}  // namespace
+
+bool FileSystemPause::too_long() const noexcept {
+  return !mounts_.empty() && std::chrono::steady_clock::now() - begin_ > kLongest;
+}
+
 Result<void> FileSystemPause::freeze(const std::vector<std::string>& paths) {
   hold_interrupts(true);
+  begin_ = std::chrono::steady_clock::now();
   for (const std::string& path : paths) {
     const UniqueFd dir(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (dir && ::ioctl(dir.get(), FIFREEZE, 0) == 0) {

@@ -3,7 +3,9 @@
 // and nothing is half done, so that what is taken needs no replay of a journal.
 #pragma once
 
+#include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "snap/result.h"
@@ -18,20 +20,29 @@ class FileSystemPause {
   /// ends the program cannot be interrupted, which would leave the file systems frozen.
   static Task<Result<FileSystemPause>> begin(Context& context, std::string volume);
   FileSystemPause() = default;
-  FileSystemPause(FileSystemPause&& other) noexcept { std::swap(mounts_, other.mounts_); }
+  FileSystemPause(FileSystemPause&& other) noexcept { swap(other); }
   FileSystemPause& operator=(FileSystemPause&& other) noexcept {
-    std::swap(mounts_, other.mounts_);
+    swap(other);
     return *this;
   }
   ~FileSystemPause() { end(); }
 
   /// Lets them go on; again does nothing.
   void end() noexcept;
+  /// They have been frozen for longer than who writes to them should wait: what they wait for is
+  /// itself kept waiting, by another commit perhaps.
+  bool too_long() const noexcept;
 
  private:
   Result<void> freeze(const std::vector<std::string>& paths);
 
+  void swap(FileSystemPause& other) noexcept {
+    std::swap(mounts_, other.mounts_);
+    std::swap(begin_, other.begin_);
+  }
+
   std::vector<std::string> mounts_;  ///< that are frozen
+  std::chrono::steady_clock::time_point begin_;
 };
 
 }  // namespace snap::cli
