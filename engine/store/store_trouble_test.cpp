@@ -4,16 +4,53 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "engine/store/store_test_support.h"
 #include "snap/limits.h"
 
 using namespace snap;
 namespace fs = std::filesystem;
+
+namespace {
+
+Task<Result<void>> make_and_remove(Directory* tmp, std::atomic<bool>* done) {
+  SystemRandom random;
+  for (int i = 0; i < 2000; ++i) {
+    auto scratch = co_await Scratch::make(*tmp, random);
+    if (!scratch) co_return scratch.error();
+    auto removed = co_await scratch->remove();
+    if (!removed) co_return removed;
+  }
+  *done = true;
+  co_return Result<void>();
+}
+
+}  // namespace
+
+TEST_CASE("a folder in tmp that is removed while another process sweeps is removed") {
+  TempDir temp;
+  std::atomic<bool> done{false};
+  std::thread sweeper([&] {
+    auto loop = must(make_event_loop());
+    auto tmp = must(loop->run(open_directory(temp.path())));
+    while (!done)
+      must(loop->run(sweep_scratch(*tmp)));
+  });
+  auto loop = must(make_event_loop());
+  auto tmp = must(loop->run(open_directory(temp.path())));
+  auto made = loop->run(make_and_remove(tmp.get(), &done));
+  done = true;
+  sweeper.join();
+  if (!made) FAIL(made.error().message());
+  must(loop->run(sweep_scratch(*tmp)));
+  CHECK(fs::is_empty(temp.path()));
+}
 
 TEST_CASE("a process that is killed leaves the volume free and tmp to be cleaned") {
   TempDir temp;

@@ -129,6 +129,7 @@ def test_an_image_is_mounted_read_only(snap, point, tmp_path, kind):
             assert sums(point) == before
         with pytest.raises(OSError):
             (point / "new").write_bytes(b"x")
+        snap("rmi", image, "--yes", code=5, says="attached")
         snap("umount", point)
     device = snap.attach("clean:1")
     assert sh("blockdev", "--getro", device).strip() == "1"

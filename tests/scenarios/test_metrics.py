@@ -105,7 +105,8 @@ def test_failed_requests_and_connections_are_counted(base, metrics):
             s.sendall(b"\xff" * 4)
             while s.recv(100):
                 pass
-        wait_for(lambda: values(metrics())["snapctl_connections_ended_badly_total"] == 1)
+        wait_for(lambda: values(metrics())["snapctl_connections_ended_badly_total"] == 1 and
+                 values(metrics())["snapctl_connections"] == 0)
         told = values(metrics())
         assert told['snapctl_request_errors_total{volume="web",kind="write"}'] == 1
         assert told['snapctl_request_bytes_total{volume="web",kind="write"}'] == 64 * KIB

@@ -8,6 +8,7 @@
 
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
+#include "tools/snapctl/device_access.h"
 #include "tools/snapctl/exit_code.h"
 #include "tools/snapctl/json_output.h"
 #include "tools/snapctl/names.h"
@@ -200,7 +201,13 @@ Task<Result<int>> run_rmi(Context& context, RmiOptions options) {
       if (!first_error) first_error = image.error();
       continue;
     }
-    auto removed = co_await (*store)->remove_image(wanted.name, options.force, options.dry_run);
+    auto detached = co_await refuse_attached_image(**store, image->id);
+    Result<Store::Removed> removed = Store::Removed();
+    if (detached) {
+      removed = co_await (*store)->remove_image(wanted.name, options.force, options.dry_run);
+    } else {
+      removed = detached.error();
+    }
     if (!removed) {
       if (!first_error) first_error = removed.error();
       continue;

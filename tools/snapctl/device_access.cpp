@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <thread>
 
 #include "engine/attach/block_device.h"
@@ -314,17 +315,32 @@ Task<Result<Attachment>> find_attachment(Context& context, std::string text, Wan
   co_return co_await choose(std::move(found), wanted, std::move(name));
 }
 
-Task<Result<void>> refuse_attached(Store& store, std::string volume) {
+namespace {
+
+Task<Result<void>> refuse_in_place(Store& store, std::function<bool(const Attachment&)> meant) {
   auto all = co_await all_attachments();
   if (!all) co_return all.error();
   for (const Attachment& one : *all) {
-    const bool of_it = one.name == volume || one.name.starts_with(volume + "@");
-    if (one.store != store.path() || !of_it) continue;
+    if (one.store != store.path() || !meant(one)) continue;
     if (co_await offload([&one] { return attach::in_place(one); }))
       co_return Error(ErrorCode::kBusy,
                       fmt::format("'{}' is attached as {}; detach it first", one.name, one.device));
   }
   co_return Result<void>();
+}
+
+}  // namespace
+
+Task<Result<void>> refuse_attached(Store& store, std::string volume) {
+  return refuse_in_place(store, [volume = std::move(volume)](const Attachment& one) {
+    return one.name == volume || one.name.starts_with(volume + "@");
+  });
+}
+
+Task<Result<void>> refuse_attached_image(Store& store, ImageId image) {
+  return refuse_in_place(store, [content = "image " + image.hex()](const Attachment& one) {
+    return one.content == content;
+  });
 }
 
 // ---- The way back

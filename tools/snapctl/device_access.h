@@ -64,6 +64,8 @@ Task<Result<attach::Attachment>> find_attachment(Context& context, std::string t
 /// Busy if the volume, or a snapshot of it, is attached. For commands that would put something else
 /// under a device of which the server has died.
 Task<Result<void>> refuse_attached(Store& store, std::string volume);
+/// The same for an image, which its device goes on needing.
+Task<Result<void>> refuse_attached_image(Store& store, ImageId image);
 /// All of this user's, of every store.
 Task<Result<std::vector<attach::Attachment>>> all_attachments();
 
