@@ -9,17 +9,18 @@ import hashlib
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(TOP / "tests/support"))
 PROGRAM = os.environ.get("SNAPCTL", str(TOP / "build/tools/snapctl/snapctl"))
 VIA = os.environ.get("ATTACH_VIA", "fuse")
 MIB = 1 << 20
@@ -140,16 +141,6 @@ def point(tmp_path):
     subprocess.run(["umount", "-R", str(path)], capture_output=True, check=False)
 
 
-@contextlib.contextmanager
-def mounted(device, path, options="rw"):
-    path.mkdir(exist_ok=True)
-    sh("mount", "-o", options, device, path)
-    try:
-        yield path
-    finally:
-        sh("umount", path)
-
-
 MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,nodiscard"],
     "xfs": ["mkfs.xfs", "-q", "-f", "-K"],
@@ -168,19 +159,6 @@ def make(kind, device):
 
 def check(kind, device):
     sh(*CHECK[kind], device)
-
-
-def fill(path, seed, files=40):
-    """Files of many sizes, some removed and overwritten again."""
-    rng = random.Random(seed)
-    for n in range(files):
-        file = path / f"d{n % 5}" / f"f{n}"
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(rng.randbytes(rng.choice([0, 1, 511, 4096, 70000, 900000])))
-    for n in range(1, files, 5):
-        with open(path / f"d{n % 5}" / f"f{n}", "r+b") as f:
-            f.write(rng.randbytes(3000))
-        (path / f"d{n % 5}" / f"f{n - 1}").unlink(missing_ok=True)
 
 
 def sums(path):

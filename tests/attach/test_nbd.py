@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import MIB, TOP, VIA, check, finish, fill, fio, make, mounted, sh, sums, wait_for
+from conftest import MIB, TOP, VIA, check, finish, fio, make, sh, sums, wait_for
+from file_systems import fill, mounted
 
 assert VIA == "nbd", "these run in a guest with nbd: tests/attach/in_guest"
 

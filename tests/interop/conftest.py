@@ -4,10 +4,12 @@ import os
 import pathlib
 import random
 import subprocess
+import sys
 
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(TOP / "tests/support"))
 SNAPCTL = os.environ.get("SNAPCTL", str(TOP / "build/tools/snapctl/snapctl"))
 MIB = 1 << 20
 

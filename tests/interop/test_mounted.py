@@ -14,6 +14,7 @@ import time
 
 import pytest
 from conftest import MIB, SNAPCTL, sh
+from file_systems import fill, mounted
 
 FILESYSTEMS = {
     "ext4": (["mkfs.ext4", "-q", "-F"], "", ["e2fsck", "-f", "-n"]),
@@ -54,31 +55,6 @@ def wait_for(condition, what):
     pytest.fail(f"waited in vain for {what}")
 
 
-@contextlib.contextmanager
-def mounted(loop, point, options):
-    point.mkdir(exist_ok=True)
-    sh("mount", "-o", options, loop, point)
-    try:
-        yield point
-    finally:
-        sh("umount", point)
-
-
-def fill(point, seed):
-    """Files of many sizes in a tree; some are removed and overwritten again."""
-    rng = random.Random(seed)
-    for n in range(120):
-        path = point / f"d{n % 7}" / f"f{n}"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(rng.randbytes(rng.choice([0, 1, 511, 4096, 70000, 300000])))
-    for n in range(0, 120, 5):
-        (point / f"d{n % 7}" / f"f{n}").unlink()
-    for n in range(1, 120, 5):
-        with open(point / f"d{n % 7}" / f"f{n}", "r+b") as f:
-            f.write(rng.randbytes(3000))
-    os.symlink("d1", point / "link")
-
-
 def assert_same_tree(one, other):
     def files(top):
         return sorted(str(p.relative_to(top)) for p in pathlib.Path(top).rglob("*") if p.name != "lost+found")
@@ -98,7 +74,7 @@ def test_a_file_system_is_written_committed_and_found_again(tmp_path, monkeypatc
     monkeypatch.setenv("SNAPCTL_STORE", str(tmp_path / "store"))
     tree = tmp_path / "tree"
     tree.mkdir()
-    fill(tree, seed=1)
+    fill(tree, seed=1, files=120)
     sh(SNAPCTL, "create", "disk", "--size", str(512 * MIB))
     with device("disk", tmp_path) as loop:
         sh(*make, loop)
