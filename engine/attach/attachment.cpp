@@ -10,11 +10,10 @@
 #include <charconv>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
 #include <string_view>
 
 #include "engine/attach/loop_device.h"
+#include "engine/base/json_value.h"
 
 namespace snap::attach {
 
@@ -24,19 +23,6 @@ using nlohmann::json;
 
 constexpr std::string_view kEnd = ".json";
 constexpr std::size_t kMaxRecord = 64u << 10;
-
-std::string text_field(const json& object, const char* name) {
-  const auto found = object.find(name);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-bool bool_field(const json& object, const char* name) {
-  const auto found = object.find(name);
-  return found != object.end() && found->is_boolean() && found->get<bool>();
-}
-std::uint64_t number_field(const json& object, const char* name) {
-  const auto found = object.find(name);
-  return found != object.end() && found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
-}
 
 /// A small file, or what there is of it; nothing if it cannot be read.
 std::optional<std::string> content_of(const std::string& path) {
@@ -89,19 +75,19 @@ std::optional<Attachment> decode_attachment(const std::string& text) {
   const json value = json::parse(text, nullptr, false);
   if (!value.is_object()) return std::nullopt;
   Attachment a;
-  a.device = text_field(value, "device");
-  a.via = text_field(value, "via") == "fuse" ? Via::kFuse : Via::kNbd;
-  a.store = text_field(value, "store");
-  a.name = text_field(value, "name");
-  a.content = text_field(value, "content");
-  a.backend = text_field(value, "backend");
-  a.control = text_field(value, "control");
-  a.size = number_field(value, "size");
-  a.read_only = bool_field(value, "read_only");
-  a.connections = static_cast<unsigned>(number_field(value, "connections"));
-  a.own_server = bool_field(value, "own_server");
-  a.for_mount = bool_field(value, "for_mount");
-  a.since = text_field(value, "since");
+  a.device = json_field(value, "device", std::string());
+  a.via = json_field(value, "via", std::string()) == "fuse" ? Via::kFuse : Via::kNbd;
+  a.store = json_field(value, "store", std::string());
+  a.name = json_field(value, "name", std::string());
+  a.content = json_field(value, "content", std::string());
+  a.backend = json_field(value, "backend", std::string());
+  a.control = json_field(value, "control", std::string());
+  a.size = json_field(value, "size", a.size);
+  a.read_only = json_field(value, "read_only", a.read_only);
+  a.connections = json_field(value, "connections", a.connections);
+  a.own_server = json_field(value, "own_server", a.own_server);
+  a.for_mount = json_field(value, "for_mount", a.for_mount);
+  a.since = json_field(value, "since", std::string());
   if (!a.device.starts_with("/dev/") || a.name.empty()) return std::nullopt;
   return a;
 }

@@ -6,7 +6,6 @@
 // file a device, replaced whole. The kernel's word counts for more: in_place() asks it.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>

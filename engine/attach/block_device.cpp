@@ -243,6 +243,14 @@ Result<void> sync_device(const std::string& device) {
   return {};
 }
 
+Result<void> cut_off(const std::string& device) {
+  const auto index = nbd_index(device);
+  if (!index) return release_loop_device(device);
+  auto netlink = NbdNetlink::open();
+  if (!netlink) return netlink.error();
+  return netlink->disconnect(*index);
+}
+
 Result<void> wait_until_gone(const std::string& device, std::chrono::milliseconds patience) {
   const auto end = Clock::now() + patience;
   const auto index = nbd_index(device);

@@ -20,6 +20,9 @@ Result<void> make_usable(const std::string& device, std::uint64_t size,
                          std::chrono::milliseconds patience);
 /// Brings everything that was written to it, and to what is mounted of it, to its server, durably.
 Result<void> sync_device(const std::string& device);
+/// Cuts it off from its server: users of an nbd device get I/O errors, those of a loop device keep
+/// it until they close it.
+Result<void> cut_off(const std::string& device);
 /// Waits until nothing is behind it any more. Busy after `patience`.
 Result<void> wait_until_gone(const std::string& device, std::chrono::milliseconds patience);
 

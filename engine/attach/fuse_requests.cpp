@@ -18,6 +18,7 @@
 #include <fuse3/fuse_lowlevel.h>
 
 #include "engine/attach/fuse_lane.h"
+#include "engine/nbd/protocol.h"
 #include "snap/event_loop.h"
 #include "snap/task.h"
 #include "snap/units.h"
@@ -33,31 +34,8 @@ std::string disk_file_name(const nbd::Export& disk) {
 }
 
 int errno_of(ErrorCode code) noexcept {
-  switch (code) {
-    case ErrorCode::kInvalidArgument:
-    case ErrorCode::kTooLarge:
-      return EINVAL;
-    case ErrorCode::kNoSpace:
-      return ENOSPC;
-    case ErrorCode::kUnsupported:
-      return EOPNOTSUPP;
-    case ErrorCode::kPermission:
-      return EPERM;
-    case ErrorCode::kReadOnly:
-      return EROFS;
-    case ErrorCode::kCancelled:
-      return ESHUTDOWN;
-    case ErrorCode::kOutOfMemory:
-      return ENOMEM;
-    case ErrorCode::kNotFound:
-    case ErrorCode::kExists:
-    case ErrorCode::kBusy:
-    case ErrorCode::kIo:
-    case ErrorCode::kCorrupt:
-    case ErrorCode::kProtocol:
-      return EIO;
-  }
-  return EIO;
+  // The protocol's numbers are Linux's; it has none for what is read-only.
+  return code == ErrorCode::kReadOnly ? EROFS : static_cast<int>(nbd::wire_error(code));
 }
 
 namespace {

@@ -100,14 +100,14 @@ void NbdNetlink::Close::operator()(nl_sock* socket) const noexcept {
   nl_socket_free(socket);
 }
 
-Result<NbdNetlink> NbdNetlink::open() {
+Result<NbdNetlink> NbdNetlink::open(const char* family_name) {
   Socket socket(nl_socket_alloc());
   if (!socket) return out_of_memory();
   const int connected = genl_connect(socket.get());
   if (connected < 0)
     return Error(ErrorCode::kUnsupported,
                  std::string("connect to generic netlink: ") + nl_geterror(connected));
-  const int family = genl_ctrl_resolve(socket.get(), NBD_GENL_FAMILY_NAME);
+  const int family = genl_ctrl_resolve(socket.get(), family_name);
   if (family < 0)
     return Error(ErrorCode::kUnsupported,
                  "this kernel has no nbd devices, or its module is not loaded: run 'modprobe nbd'");

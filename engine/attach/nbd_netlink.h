@@ -22,8 +22,9 @@ namespace snap::attach {
 
 class NbdNetlink {
  public:
-  /// Unsupported if the kernel has no nbd, or its module is not loaded.
-  static Result<NbdNetlink> open();
+  /// Unsupported if the kernel has no nbd, or its module is not loaded. Tests name another family,
+  /// which answers as a kernel does that lacks a command.
+  static Result<NbdNetlink> open(const char* family = "nbd");
 
   struct Device {
     std::optional<unsigned> index;  ///< of /dev/nbdN; none: the kernel chooses

@@ -5,8 +5,8 @@
 #include <span>
 #include <string>
 
+#include "engine/base/json_value.h"
 #include "engine/io/socket.h"
-#include "engine/server/json_fields.h"
 #include "snap/limits.h"
 
 namespace snap::server {

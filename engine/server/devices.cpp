@@ -3,18 +3,19 @@
 #include <sys/socket.h>
 
 #include <cerrno>
-#include <ctime>
 #include <thread>
 #include <utility>
 
+#include "engine/attach/block_device.h"
 #include "engine/attach/fuse_disk.h"
 #include "engine/attach/fuse_requests.h"
 #include "engine/attach/loop_device.h"
 #include "engine/attach/nbd_netlink.h"
 #include "engine/nbd/handshake.h"
-#include "engine/nbd/volume_export.h"
+#include "engine/server/export_desk.h"
 #include "engine/server/log.h"
 #include "engine/server/protect.h"
+#include "engine/store/names.h"
 
 namespace snap::server {
 
@@ -30,15 +31,6 @@ constexpr std::chrono::seconds kRetryPause{1};
 // For a named device that no one has, and someone has open.
 constexpr int kBusyTries = 20;
 constexpr std::chrono::milliseconds kBusyPause{50};
-
-std::string rfc3339_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  ::gmtime_r(&now, &utc);
-  char text[32];
-  (void)std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 struct SocketPair {
   UniqueFd ours, theirs;
@@ -75,30 +67,27 @@ Result<unsigned> connect_kernel(const attach::NbdNetlink::Device& device,
   }
 }
 
-Result<void> reconnect_kernel(const attach::Attachment& record,
-                              const std::vector<UniqueFd>& sockets) {
-  const auto index = attach::nbd_index(record.device);
-  if (!index) return Error(ErrorCode::kInvalidArgument, record.device + " is no nbd device");
-  auto netlink = attach::NbdNetlink::open();
-  if (!netlink) return netlink.error();
-  const std::vector<int> fds = numbers_of(sockets);
-  return netlink->reconnect(*index, record.backend, fds);
-}
-
-Result<void> disconnect_kernel(const std::string& device) {
+/// Has the kernel change a device of its own: calls `change` with its nbd and the device's number.
+template <class Change>
+Result<void> change_kernel(const std::string& device, Change change) {
   const auto index = attach::nbd_index(device);
   if (!index) return Error(ErrorCode::kInvalidArgument, device + " is no nbd device");
   auto netlink = attach::NbdNetlink::open();
   if (!netlink) return netlink.error();
-  return netlink->disconnect(*index);
+  return change(*netlink, *index);
+}
+
+Result<void> reconnect_kernel(const attach::Attachment& record,
+                              const std::vector<UniqueFd>& sockets) {
+  return change_kernel(record.device, [&](attach::NbdNetlink& netlink, unsigned index) {
+    return netlink.reconnect(index, record.backend, numbers_of(sockets));
+  });
 }
 
 Result<void> resize_kernel(const attach::Attachment& record, std::uint64_t size) {
-  const auto index = attach::nbd_index(record.device);
-  if (!index) return Error(ErrorCode::kInvalidArgument, record.device + " is no nbd device");
-  auto netlink = attach::NbdNetlink::open();
-  if (!netlink) return netlink.error();
-  return netlink->resize(*index, record.backend, size);
+  return change_kernel(record.device, [&](attach::NbdNetlink& netlink, unsigned index) {
+    return netlink.resize(index, record.backend, size);
+  });
 }
 
 /// The whole way from the mounted disk to the loop device; on failure nothing of it is left but the
@@ -146,20 +135,14 @@ Devices::Devices(Catalogue& catalogue, OpenItems& open, WorkerPool& workers, Opt
 
 Devices::~Devices() = default;
 
-Task<Result<Devices::Opened>> Devices::open_export(std::string name, bool read_only) {
+Task<Result<Devices::Opened>> Devices::find_and_open(std::string name, bool read_only) {
   auto item = co_await catalogue_.find(std::move(name));
   if (!item) co_return item.error();
-  const bool refuses_writes =
-      read_only || options_.read_only || item->item.kind != ServeItem::Kind::kVolume;
-  const std::string export_name = item->name;
-  const std::string description = item->description;
   Opened out;
   out.content = item->content;
-  auto lease = co_await open_.open(std::move(*item), OpenItems::For::kClient);
-  if (!lease) co_return lease.error();
-  std::shared_ptr<Volume> volume(*lease, (*lease)->volume.get());
-  out.from = std::make_shared<nbd::VolumeExport>(std::move(volume), export_name, description,
-                                                 refuses_writes);
+  auto from = co_await open_export(open_, std::move(*item), read_only || options_.read_only);
+  if (!from) co_return from.error();
+  out.from = std::move(*from);
   co_return out;
 }
 
@@ -196,7 +179,7 @@ Task<Result<attach::Attachment>> Devices::attach(DeviceWish wish) {
       co_return Error(ErrorCode::kInvalidArgument,
                       "a timeout has 0 to " + std::to_string(kLongestTimeout.count()) + " seconds");
   }
-  auto opened = co_await open_export(wish.name, wish.read_only);
+  auto opened = co_await find_and_open(wish.name, wish.read_only);
   if (!opened) co_return opened.error();
   const bool nbd = wish.via == attach::Via::kNbd;
   attach::Attachment record;
@@ -210,7 +193,7 @@ Task<Result<attach::Attachment>> Devices::attach(DeviceWish wish) {
   record.connections = nbd ? wish.connections : 1;
   record.own_server = wish.own_server;
   record.for_mount = wish.for_mount;
-  record.since = rfc3339_now();
+  record.since = now_rfc3339();
   auto making = nbd ? attach_nbd(std::move(wish), std::move(opened->from), std::move(record))
                     : attach_fuse(std::move(wish), std::move(opened->from), std::move(record));
   auto made = co_await std::move(making);
@@ -244,7 +227,7 @@ Task<Result<attach::Attachment>> Devices::attach_nbd(DeviceWish wish,
   record.device = "/dev/nbd" + std::to_string(*index);
   auto written = co_await offload([&] { return records_.put(record); });
   if (!written) {
-    (void)co_await offload([&] { return disconnect_kernel(record.device); });
+    (void)co_await offload([&] { return attach::cut_off(record.device); });
     co_return written.error();
   }
   links_[record.device] = std::move(link);
@@ -339,7 +322,7 @@ Task<Result<void>> Devices::detach(std::string device) {
   links_.erase(device);
   if (!there) co_return co_await offload([&] { return records_.remove(device); });
   if (record->via == attach::Via::kNbd) {
-    auto done = co_await offload([&] { return disconnect_kernel(device); });
+    auto done = co_await offload([&] { return attach::cut_off(device); });
     if (!done) co_return done;
     log_info(record->name + " is no longer " + device);
     co_return co_await offload([&] { return records_.remove(device); });
@@ -371,7 +354,7 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
                     record.device +
                         " is a loop device, which does not outlive its server: detach "
                         "it and attach it again");
-  auto opened = co_await open_export(record.name, record.read_only);
+  auto opened = co_await find_and_open(record.name, record.read_only);
   if (!opened) co_return opened.error();
   if (opened->content != record.content || opened->from->size() != record.size)
     co_return Error(ErrorCode::kExists,

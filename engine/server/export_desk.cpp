@@ -63,6 +63,19 @@ std::string refusal_of(const Error& error) {
 
 }  // namespace
 
+Task<Result<std::shared_ptr<nbd::Export>>> open_export(OpenItems& open, ServedItem item,
+                                                       bool read_only) {
+  read_only = read_only || always_read_only(item);
+  const std::string name = item.name;
+  const std::string description = item.description;
+  auto lease = co_await open.open(std::move(item), OpenItems::For::kClient);
+  if (!lease) co_return lease.error();
+  std::shared_ptr<Volume> volume(*lease, (*lease)->volume.get());
+  std::shared_ptr<nbd::Export> out =
+      std::make_shared<nbd::VolumeExport>(std::move(volume), name, description, read_only);
+  co_return out;
+}
+
 /// What was looked up for one connection. Keeps one export in use, so that GO finds the very one
 /// that SET_META_CONTEXT named, and a client that asks for one after the other holds no more.
 class ExportDesk::View final : public nbd::ExportTable {
@@ -186,13 +199,9 @@ Task<Result<void>> ExportDesk::find_one(Question* question) {
     question->found.push_back(std::make_shared<DescribedExport>(std::move(*item), read_only));
     co_return Result<void>();
   }
-  const std::string name = item->name;
-  const std::string description = item->description;
-  auto lease = co_await open_.open(std::move(*item), OpenItems::For::kClient);
-  if (!lease) co_return lease.error();
-  std::shared_ptr<Volume> volume(*lease, (*lease)->volume.get());
-  question->found.push_back(
-      std::make_shared<nbd::VolumeExport>(std::move(volume), name, description, read_only));
+  auto opened = co_await open_export(open_, std::move(*item), read_only);
+  if (!opened) co_return opened.error();
+  question->found.push_back(std::move(*opened));
   co_return Result<void>();
 }
 

@@ -17,6 +17,11 @@
 
 namespace snap::server {
 
+/// Opens what a client is to use, which stays open as long as the export is there. Images and
+/// snapshots are read-only in any case.
+Task<Result<std::shared_ptr<nbd::Export>>> open_export(OpenItems& open, ServedItem item,
+                                                       bool read_only);
+
 class ExportDesk final : public nbd::ExportTable {
  public:
   /// All outlive it. `read_only` refuses writes to everything.

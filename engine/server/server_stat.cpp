@@ -1,6 +1,6 @@
 #include "engine/server/server_stat.h"
 
-#include "engine/server/json_fields.h"
+#include "engine/base/json_value.h"
 
 namespace snap::server {
 

@@ -65,25 +65,21 @@ Task<Result<int>> run_commit(Context& context, CommitCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  FileSystemPause pause;
-  if (command.pause) {
-    auto paused = co_await FileSystemPause::begin(context, access->name());
-    if (!paused) co_return paused.error();
-    pause = std::move(*paused);
-  }
+  auto pause = co_await FileSystemPause::begin(context, *access, command.pause);
+  if (!pause) co_return co_await given_back(std::move(*access), pause.error());
   Progress progress = context.progress();
   progress.report = [&pause, show = std::move(progress.report)](
                         std::string_view stage, std::uint64_t done, std::uint64_t total) {
-    pause.end();  // a commit tells of nothing before its content is fixed
+    pause->end();  // a commit tells of nothing before its content is fixed
     if (show) show(stage, done, total);
   };
   bool too_long = false;
   progress.cancelled = [&pause, &too_long, ask = std::move(progress.cancelled)] {
-    too_long = too_long || pause.too_long();
+    too_long = too_long || pause->too_long();
     return too_long || ask();
   };
   auto committed = co_await access->commit(*options, progress);
-  pause.end();
+  pause->end();
   if (!committed && too_long)
     committed = Error(ErrorCode::kBusy,
                       "commit: file systems were frozen for too long, for another commit of the "

@@ -17,8 +17,6 @@
 #include "engine/attach/attachment.h"
 #include "engine/attach/block_device.h"
 #include "engine/attach/fuse_disk.h"
-#include "engine/attach/loop_device.h"
-#include "engine/attach/nbd_netlink.h"
 #include "engine/server/control_client.h"
 #include "engine/server/endpoint.h"
 #include "snap/event_loop.h"
@@ -148,11 +146,7 @@ Result<void> cut_off_orphan(const Attachments& records, const attach::Orphan& or
   if (!users->empty())
     return Error(ErrorCode::kBusy,
                  fmt::format("it is in use: {}; end that first", fmt::join(*users, ", ")));
-  const auto index = attach::nbd_index(orphan.device);
-  if (!index) return attach::release_loop_device(orphan.device);
-  auto netlink = attach::NbdNetlink::open();
-  if (!netlink) return netlink.error();
-  return netlink->disconnect(*index);
+  return attach::cut_off(orphan.device);
 }
 
 Task<Result<void>> disconnect(Attachments records, attach::Orphan orphan) {

@@ -33,7 +33,6 @@ struct MountCommand {
 struct Content {
   std::string type;  ///< of the file system: "ext4"; empty: none
   std::string uuid;
-  std::string label;
   int partitions = 0;
 };
 

@@ -36,14 +36,10 @@ Task<Result<int>> run_snapshot(Context& context, SnapshotCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  FileSystemPause frozen;
-  if (command.pause) {
-    auto paused = co_await FileSystemPause::begin(context, access->name());
-    if (!paused) co_return paused.error();
-    frozen = std::move(*paused);
-  }
+  auto frozen = co_await FileSystemPause::begin(context, *access, command.pause);
+  if (!frozen) co_return co_await given_back(std::move(*access), frozen.error());
   auto pause = co_await access->snapshot(name);
-  frozen.end();
+  frozen->end();
   auto closed = co_await access->close();
   if (!pause) co_return pause.error();
   if (!closed) co_return closed.error();

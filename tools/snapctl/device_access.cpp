@@ -10,8 +10,8 @@
 #include <thread>
 
 #include "engine/attach/block_device.h"
-#include "engine/attach/loop_device.h"
 #include "engine/attach/nbd_netlink.h"
+#include "engine/base/json_value.h"
 #include "engine/server/endpoint.h"
 #include "engine/server/remote.h"
 #include "engine/server/volume_server.h"
@@ -99,9 +99,11 @@ Task<Result<DeviceServer>> start_server(Context& context, Exported exported) {
     co_return Error(code_of_exit(ran->exit_code), own_words(ran->errors))
         .with_context("start a server");
   const auto told = nlohmann::json::parse(ran->output, nullptr, false);
-  if (!told.is_object() || !told.contains("control_socket"))
+  const std::string socket =
+      told.is_object() ? json_field(told, "control_socket", std::string()) : std::string();
+  if (socket.empty())
     co_return Error(ErrorCode::kIo, "start a server: it does not say where it is");
-  auto client = co_await server::ControlClient::connect(told["control_socket"].get<std::string>());
+  auto client = co_await server::ControlClient::connect(socket);
   if (!client) co_return client.error().with_context("start a server");
   DeviceServer out;
   out.client = std::move(*client);
@@ -366,13 +368,9 @@ Task<Result<void>> wait_for_users(std::string device) {
 }
 
 /// For a device whose server has died.
-Result<void> cut_off(const Attachment& device) {
+Result<void> cut_off_dead(const Attachment& device) {
   if (!attach::in_place(device)) return {};  // it is another's by now
-  if (device.via == Via::kFuse) return attach::release_loop_device(device.device);
-  const auto index = attach::nbd_index(device.device);
-  auto netlink = attach::NbdNetlink::open();
-  if (!netlink) return netlink.error();
-  return netlink->disconnect(*index);
+  return attach::cut_off(device.device);
 }
 
 }  // namespace
@@ -400,7 +398,8 @@ Task<Result<void>> detach_device(Context& context, Attachment device, bool force
   }
   Result<void> done;
   if (server.client) done = co_await server::remote_detach(*server.client, device.device);
-  if (!server.client || (!done && force)) done = co_await offload([&] { return cut_off(device); });
+  if (!server.client || (!done && force))
+    done = co_await offload([&] { return cut_off_dead(device); });
   if (!done) co_return done;
   if (there) {
     auto gone =

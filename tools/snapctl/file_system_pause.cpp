@@ -12,6 +12,7 @@
 
 #include "engine/attach/block_device.h"
 #include "engine/io/unique_fd.h"
+#include "engine/server/control_client.h"
 #include "snap/event_loop.h"
 #include "tools/snapctl/device_access.h"
 #include "tools/snapctl/interrupt.h"
@@ -59,20 +60,28 @@ void FileSystemPause::end() noexcept {
   hold_interrupts(false);
 }
 
-Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, std::string volume) {
+Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, const VolumeAccess& volume,
+                                                     bool wanted) {
   FileSystemPause out;
+  if (!wanted) co_return out;
   std::vector<std::string> paths;
-  auto device = co_await find_attachment(context, "volume:" + volume);
+  auto device = co_await find_attachment(context, "volume:" + volume.name());
   if (device) {
     auto mounts = co_await offload([&device] { return attach::mounts_of(device->device); });
     if (!mounts) co_return mounts.error();
     for (const attach::MountPoint& mount : *mounts)
       paths.push_back(mount.path);
+    auto server = co_await server::ControlClient::connect(device->control);
+    if (!server)
+      co_return Error(ErrorCode::kBusy, device->device +
+                                            " has lost its server; '" SNAPCTL_PROGRAM_NAME
+                                            " attach --reconnect " +
+                                            volume.name() + "' gives it another");
   } else if (device.error().code() != ErrorCode::kNotFound) {
     co_return device.error();
   }
   if (paths.empty())
-    context.note("--pause: no file system of volume '" + volume +
+    context.note("--pause: no file system of volume '" + volume.name() +
                  "' is mounted here, so none is paused");
   auto frozen = co_await offload([&] { return out.freeze(paths); });
   if (!frozen) co_return frozen.error();

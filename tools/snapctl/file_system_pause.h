@@ -11,14 +11,17 @@
 #include "snap/result.h"
 #include "snap/task.h"
 #include "tools/snapctl/context.h"
+#include "tools/snapctl/volume_access.h"
 
 namespace snap::cli {
 
 class FileSystemPause {
  public:
-  /// Freezes what is mounted of the volume; where nothing is, says so and pauses nothing. Until it
-  /// ends the program cannot be interrupted, which would leave the file systems frozen.
-  static Task<Result<FileSystemPause>> begin(Context& context, std::string volume);
+  /// If it is `wanted`, freezes what is mounted of the volume; where nothing is, says so and pauses
+  /// nothing. Until it ends the program cannot be interrupted, which would leave the file systems
+  /// frozen. Busy if the device has no server: to freeze means to flush, which would wait for one.
+  static Task<Result<FileSystemPause>> begin(Context& context, const VolumeAccess& volume,
+                                             bool wanted);
   FileSystemPause() = default;
   FileSystemPause(FileSystemPause&& other) noexcept { swap(other); }
   FileSystemPause& operator=(FileSystemPause&& other) noexcept {

@@ -32,6 +32,12 @@ Task<std::unique_ptr<server::ControlClient>> store_server(std::string store) {
   co_return std::move(*client);
 }
 
+Task<Error> given_back(VolumeAccess volume, Error failure) {
+  // An error of the end adds nothing to why it ends.
+  (void)co_await volume.close();
+  co_return failure;
+}
+
 Task<void> release_idle(VolumeSummary* volume) {
   if (!volume->holder || volume->holder->control_socket.empty()) co_return;
   auto client = co_await server::ControlClient::connect(volume->holder->control_socket);

@@ -60,6 +60,9 @@ class VolumeAccess {
   std::unique_ptr<server::ControlClient> server_;
 };
 
+/// Gives the volume back after a failure; the failure.
+Task<Error> given_back(VolumeAccess volume, Error failure);
+
 /// The server of the whole store (`serve`); null if none runs that understands us.
 Task<std::unique_ptr<server::ControlClient>> store_server(std::string store);
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <type_traits>
 
-namespace snap::server {
+namespace snap {
 
 template <class T>
 T json_field(const nlohmann::json& object, const char* name, T otherwise) {
@@ -29,4 +29,4 @@ inline std::string json_text(const nlohmann::json& value) {
   return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-}  // namespace snap::server
+}  // namespace snap
