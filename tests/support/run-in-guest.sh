@@ -20,7 +20,7 @@
 #   -M "MOD ..."    more modules, e.g. -M "dm-thin-pool loop"
 #   -l FILE         keep the guest's kernel log there
 # Needs: package user-mode-linux (or UML_KERNEL=/path/linux.uml, with its modules
-# in ../lib/uml/modules), perl-base; nbdkit and nbd-client for -V.
+# in ../lib/uml/modules), perl-base, g++; nbdkit and nbd-client for -V.
 set -u
 die() { echo "run-in-guest: $*" >&2; exit 125; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -85,11 +85,14 @@ sync; echo o >/proc/sysrq-trigger; sleep 60
 RUN
 } >"$work/run"; chmod +x "$work/init"
 
+# Where the processor has more registers than UML knows of, it does not get through without this.
+c++ -O1 -shared -fPIC -o "$work/wide_xstate.so" "$here/wide_xstate.cpp" || die "cannot compile $here/wide_xstate.cpp"
+
 # Own process group: UML is several host processes, and all must die in one
 # kill(2), or a traced guest process would run on, natively, when its tracer dies.
 exec 3> >(cat); catpid=$!; exec 5<> <(:)      # 5: a pipe nobody writes, to sleep on
 : >"$work/kmsg"
-TMPDIR=${GUEST_SHM:-/dev/shm} setsid "$UML" mem="$mem" root=none rootfstype=hostfs rootflags=/ rw \
+LD_PRELOAD=$work/wide_xstate.so TMPDIR=${GUEST_SHM:-/dev/shm} setsid "$UML" mem="$mem" root=none rootfstype=hostfs rootflags=/ rw \
   init="$work/init" work="$work" moddir="$moddir" nbds="$nbds" mods="${mods// /,}" \
   pty.legacy_count=0 uml_dir="$work/" noreboot panic=-1 con=null con0=null,fd:3 \
   ssl0=null,fd:4 console=ttyS0 ${disks[@]+"${disks[@]}"} </dev/null >"$work/boot" 2>&1 4>>"$work/kmsg" 5>&- &
