@@ -5,11 +5,11 @@
 //
 // Few blocks, the small path: one sequential write and one sync.
 //   2. read the blocks from the data file (from memory: they were written just now)
-//   3. a record with what was taken and the blocks, and fdatasync(journal)
+//   3. a record with what was taken and the blocks, written durably
 //
 // Many, the large path:
 //   2. fdatasync(data), if data was written
-//   3. a record of what was taken, through S, and fdatasync(journal)
+//   3. a record of what was taken, through S, written durably
 //
 // A commit that finds nothing dirty makes no system call. One without a flush, for writes with FUA
 // alone, takes the small path with just their blocks; where that cannot be, it is as for a flush.
@@ -27,6 +27,8 @@ constexpr std::size_t kGatherers = 16;
 /// bytes of records. Else the sync before a checkpoint writes all of them at once, and commits
 /// wait behind that: 16 ms and more, for one flush of twenty.
 constexpr std::uint64_t kWritebackTurn = 8u << 20;
+/// In so many steps: a call for every record would cost more than it writes.
+constexpr std::uint64_t kWritebackSteps = 16;
 constexpr std::uint64_t kWritebackPiece = 1u << 30;
 constexpr std::chrono::seconds kShortArea{1};
 constexpr std::uint64_t kMiddlingArea = 16u << 20;
@@ -251,7 +253,7 @@ Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes
 void DeltaImpl::begin_writeback(std::uint64_t bytes) {
   const auto share = static_cast<double>(bytes) / static_cast<double>(kWritebackTurn);
   const auto due = static_cast<std::uint64_t>(share * static_cast<double>(size()));
-  writeback_due_.fetch_add(round_up(due, kChunkSize));
+  if (writeback_due_.fetch_add(due) + due < size() / kWritebackSteps) return;
   if (writing_back_.exchange(true)) return;
   background_.add();
   EventLoop::current()->spawn(write_back());
@@ -259,7 +261,7 @@ void DeltaImpl::begin_writeback(std::uint64_t bytes) {
 
 Task<void> DeltaImpl::write_back() {
   const std::uint64_t end = data_file_size(size());
-  std::uint64_t due = std::min(writeback_due_.exchange(0), end);
+  std::uint64_t due = std::min(round_up(writeback_due_.exchange(0), kChunkSize), end);
   while (due != 0 && end != 0) {
     if (writeback_hand_ >= end) writeback_hand_ = 0;
     const std::uint64_t piece = std::min({due, end - writeback_hand_, kWritebackPiece});

@@ -4,6 +4,8 @@
 #include <bit>
 #include <string>
 
+#include "engine/io/durable_write.h"
+
 namespace snap {
 
 namespace {
@@ -58,16 +60,19 @@ Result<std::span<std::byte>> Journal::frame_memory(std::uint64_t length) {
   return std::span(static_cast<std::byte*>(frame_.address()), length);
 }
 
-Task<Result<void>> Journal::write_aligned(std::span<const std::byte> bytes, std::uint64_t offset) {
-  std::size_t done = 0;
-  if (direct_ != nullptr) {
-    auto wrote = co_await write_some(*direct_, bytes, ByteOffset(offset));
+Task<Result<void>> Journal::write_stable(std::span<const std::byte> bytes, std::uint64_t offset) {
+  File* file = direct_ != nullptr ? direct_.get() : file_.get();
+  while (!bytes.empty()) {
+    auto wrote = co_await write_durably(*file, bytes, ByteOffset(offset));
     SNAP_CO_RETURN_IF_ERROR(wrote);
-    done = *wrote;
+    if (*wrote == 0) {
+      co_return Error(ErrorCode::kIo, "write to " + file_->path() + " at " +
+                                          std::to_string(offset) + ": the kernel wrote nothing");
+    }
+    bytes = bytes.subspan(*wrote);
+    offset += *wrote;
+    file = file_.get();  // what a short write left may not be aligned any more
   }
-  // What a short write left may not be aligned any more.
-  auto rest = co_await write_all(*file_, bytes.subspan(done), ByteOffset(offset + done));
-  SNAP_CO_RETURN_IF_ERROR(rest);
   co_return Result<void>();
 }
 
@@ -130,11 +135,9 @@ Task<Result<void>> Journal::write_frame(FrameHead head, std::span<std::byte> fra
   head.previous = last_checksum_;
   const std::uint64_t offset = area_begin(active_) + used_;
   encode_frame_into(frame, head, changes, context(offset));
-  auto written = co_await write_aligned(frame, offset);
-  SNAP_CO_RETURN_IF_ERROR(written);
   // Rule Journal: the record is durable before the flush is answered and the next one is begun.
-  auto synced = co_await data_sync(direct_ != nullptr ? *direct_ : *file_);
-  SNAP_CO_RETURN_IF_ERROR(synced);
+  auto written = co_await write_stable(frame, offset);
+  SNAP_CO_RETURN_IF_ERROR(written);
   used_ += frame.size();
   last_sequence_ = head.number;
   last_checksum_ = head.checksum;

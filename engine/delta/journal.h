@@ -125,7 +125,8 @@ class Journal {
   Result<std::span<std::byte>> frame_memory(std::uint64_t length);
   Task<Result<void>> write_frame(FrameHead head, std::span<std::byte> frame,
                                  std::span<const Change> changes);
-  Task<Result<void>> write_aligned(std::span<const std::byte> bytes, std::uint64_t offset);
+  /// Returns when all of it is stable.
+  Task<Result<void>> write_stable(std::span<const std::byte> bytes, std::uint64_t offset);
 
   std::unique_ptr<File> file_;
   std::unique_ptr<File> direct_;

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 
+#include "engine/io/durable_write.h"
+
 namespace snap {
 
 namespace {
@@ -39,6 +41,12 @@ std::int64_t read_or_write(const IoOp& op) noexcept {
       return r != -ESPIPE ? r : retry([&] { return ::read(op.fd, op.buffer, n); });
     }
     case IoOpcode::kWrite: {
+      if (is_durable_write(op)) {
+        // Not retried, whatever it says: a sync is part of it.
+        const iovec one{op.buffer, n};
+        const ssize_t wrote = ::pwritev2(op.fd, &one, 1, signed_offset(op), RWF_DSYNC);
+        return wrote >= 0 ? wrote : -errno;
+      }
       const auto r = retry([&] { return ::pwrite(op.fd, op.buffer, n, signed_offset(op)); });
       return r != -ESPIPE ? r : retry([&] { return ::write(op.fd, op.buffer, n); });
     }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/io/brief_write.h"
+#include "engine/io/durable_write.h"
 #include "engine/io/sync.h"
 #include "engine/io/test_rig.h"
 #include "engine/io/unique_fd.h"
@@ -365,6 +366,20 @@ Task<void> write_briefly(Directory& root) {
   CHECK(text_of(must(std::move(whole))) == std::string("\0\0\0\0now", 7));
 }
 
+Task<void> write_what_stays(Directory& root) {
+  auto file = must(co_await root.open("stays", for_write()));
+  must(co_await root.sync());
+  const std::size_t written = must(co_await write_durably(*file, bytes_of("now"), ByteOffset(4)));
+  CHECK(written == 3);
+  auto whole = co_await read_whole(root, "stays", 10);
+  CHECK(text_of(must(std::move(whole))) == std::string("\0\0\0\0now", 7));
+}
+
+Task<void> find_what_stayed(Directory& root) {
+  auto whole = co_await read_whole(root, "stays", 10);
+  CHECK(text_of(must(std::move(whole))) == std::string("\0\0\0\0now", 7));
+}
+
 /// The descriptor is open still when its File is gone, for the helpers have other work.
 Task<void> close_without_name(Directory& root) {
   auto named = must(co_await root.open("named", for_write()));
@@ -453,6 +468,20 @@ TEST_CASE("writeback may be begun for a part of a file") {
 TEST_CASE("a brief write is a write") {
   TestRig rig(EVERY_KIND);
   rig.loop->run(write_briefly(*rig.root));
+}
+
+TEST_CASE("a durable write is a write") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(write_what_stays(*rig.root));
+}
+
+TEST_CASE("a durable write survives a power cut") {
+  TestRig rig("simulated");
+  rig.loop->run(write_what_stays(*rig.root));
+  rig.root.reset();
+  rig.disk.crash_all_lost();
+  rig.root = rig.disk.root();
+  rig.loop->run(find_what_stayed(*rig.root));
 }
 
 TEST_CASE("after a brief write that had to wait the next go to the loop's workers for a while") {

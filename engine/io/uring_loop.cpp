@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "engine/io/durable_write.h"
 #include "engine/io/file_calls.h"
 
 namespace snap {
@@ -89,7 +91,7 @@ int enable(const io_uring& ring) {
 
 bool may_run_again(const IoOp& op) {
   // A failed sync is never retried: the kernel has marked the lost pages clean.
-  return op.opcode != IoOpcode::kDataSync && op.opcode != IoOpcode::kSync;
+  return op.opcode != IoOpcode::kDataSync && op.opcode != IoOpcode::kSync && !is_durable_write(op);
 }
 
 unsigned poll_events_of(const IoOp& op) {
@@ -104,7 +106,9 @@ void fill(io_uring_sqe* sqe, IoOp& op) {
     case IoOpcode::kRead:
       return io_uring_prep_read(sqe, op.fd, op.buffer, n, op.offset);
     case IoOpcode::kWrite:
-      return io_uring_prep_write(sqe, op.fd, op.buffer, n, op.offset);
+      io_uring_prep_write(sqe, op.fd, op.buffer, n, op.offset);
+      if (is_durable_write(op)) sqe->rw_flags = RWF_DSYNC;
+      return;
     case IoOpcode::kReadv:
       return io_uring_prep_readv(sqe, op.fd, op.iov, op.iov_count, op.offset);
     case IoOpcode::kWritev:

@@ -70,6 +70,8 @@ COUNTED(ssize_t, pwrite64, (int fd, const void* data, size_t length, off64_t at)
         (fd, data, length, at))
 COUNTED(ssize_t, pwritev64, (int fd, const iovec* parts, int count, off64_t at),
         (fd, parts, count, at))
+COUNTED(ssize_t, pwritev64v2, (int fd, const iovec* parts, int count, off64_t at, int flags),
+        (fd, parts, count, at, flags))
 
 extern "C" int openat64(int dir, const char* path, int flags, ...) {
   static auto* const original = real(&openat64, "openat64");

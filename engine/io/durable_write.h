@@ -1,0 +1,25 @@
+// A write that is stable when it ends: one operation where a write and a sync would be two, each
+// with a wake-up of its own.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "snap/file.h"
+
+namespace snap {
+
+/// In the flags of a kWrite: RWF_DSYNC, what O_DSYNC is for a file. Like a sync, it is not tried
+/// again when it fails.
+inline constexpr int kDurableWrite = 2;
+
+inline bool is_durable_write(const IoOp& op) noexcept {
+  return op.opcode == IoOpcode::kWrite && op.flags == kDurableWrite;
+}
+
+/// Writes as write_some() does; the bytes that it tells of are stable, as after a data_sync(). What
+/// else was written to the file need not be. In the simulation a write and a sync, one after the
+/// other, so that a power cut between them is one of those that are looked at.
+Task<Result<std::size_t>> write_durably(File& f, std::span<const std::byte> in, ByteOffset at);
+
+}  // namespace snap
