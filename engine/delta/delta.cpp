@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "engine/delta/delta_impl.h"
-#include "engine/io/brief_write.h"
+#include "engine/io/cached_io.h"
 
 namespace snap {
 
@@ -149,7 +149,8 @@ Error DeltaImpl::counted(const Error& error) {
 Task<Result<void>> DeltaImpl::read(ByteOffset at, std::span<std::byte> out) {
   while (!out.empty()) {
     const auto piece = out.first(std::min(out.size(), kMaxReadPiece));
-    auto n = co_await read_some(*data_, piece, at);
+    auto op = read_cached(*data_, piece, at);
+    auto n = co_await op;
     SNAP_CO_RETURN_IF_ERROR(n);
     if (*n < piece.size()) {
       auto rest = co_await read_exact(*data_, piece.subspan(*n), at + *n);

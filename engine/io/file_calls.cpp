@@ -103,6 +103,12 @@ std::int64_t run_file_op(const IoOp& op) noexcept {
   }
 }
 
+std::int64_t read_without_waiting(const IoOp& op) noexcept {
+  const iovec one{op.buffer, op.length};
+  const ssize_t n = ::preadv2(op.fd, &one, 1, signed_offset(op), RWF_NOWAIT);
+  return n >= 0 ? n : -EAGAIN;
+}
+
 std::int64_t read_if_cached(const IoOp& op) noexcept {
   iovec one{op.buffer, op.length};
   const iovec* iov = &one;

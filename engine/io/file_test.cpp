@@ -1,5 +1,6 @@
 // The claims of file.h, the same ones on every kind of loop and disk.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -11,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "engine/io/brief_write.h"
+#include "engine/io/cached_io.h"
 #include "engine/io/durable_write.h"
 #include "engine/io/sync.h"
 #include "engine/io/test_rig.h"
@@ -332,28 +333,59 @@ Task<void> write_and_hint(Directory& root) {
 }
 
 /// A pipe that is full for a while stands for a disk that keeps writers waiting.
-void brief_write_that_waits() {
-  int ends[2];
-  REQUIRE(::pipe(ends) == 0);
-  UniqueFd out(ends[0]), in(ends[1]);
-  const std::vector<std::byte> bytes(::fcntl(in.get(), F_GETPIPE_SZ));
-  REQUIRE(::write(in.get(), bytes.data(), bytes.size()) == std::ssize(bytes));
-  std::thread reader([&out, room = bytes.size()] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    std::vector<std::byte> drained(room);
-    REQUIRE(::read(out.get(), drained.data(), drained.size()) > 0);
-  });
-  IoOp op;
-  op.opcode = IoOpcode::kWrite;
-  op.fd = in.get();
-  op.buffer = const_cast<std::byte*>(bytes.data());
-  op.length = 100;
+class FullPipe {
+ public:
+  FullPipe() {
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    out_ = UniqueFd(ends[0]);
+    in_ = UniqueFd(ends[1]);
+    bytes_.resize(static_cast<std::size_t>(::fcntl(in_.get(), F_GETPIPE_SZ)));
+    op_.opcode = IoOpcode::kWrite;
+    op_.fd = in_.get();
+    op_.buffer = bytes_.data();
+    op_.length = 100;
+  }
+  /// A brief write that waits for 20 ms.
+  std::optional<std::int64_t> wait_and_write(BriefWrites& writes) {
+    drain();
+    REQUIRE(::write(in_.get(), bytes_.data(), bytes_.size()) == std::ssize(bytes_));
+    std::thread reader([this] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      drain();
+    });
+    const auto result = writes.run(op_);
+    reader.join();
+    return result;
+  }
+  std::optional<std::int64_t> write(BriefWrites& writes) {
+    drain();
+    return writes.run(op_);
+  }
+
+ private:
+  void drain() {
+    pollfd look{out_.get(), POLLIN, 0};
+    std::vector<std::byte> gone(bytes_.size());
+    while (::poll(&look, 1, 0) > 0)
+      REQUIRE(::read(out_.get(), gone.data(), gone.size()) > 0);
+  }
+
+  UniqueFd out_, in_;
+  std::vector<std::byte> bytes_;
+  IoOp op_;
+};
+
+void brief_writes_that_wait() {
+  FullPipe pipe;
   BriefWrites writes;
-  CHECK(writes.run(op) == 100);
-  reader.join();
-  CHECK(writes.run(op) == std::nullopt);
+  CHECK(pipe.wait_and_write(writes) == 100);
+  // One may have lost the processor: only the next is looked at closely.
+  CHECK(pipe.write(writes) == 100);
+  CHECK(pipe.wait_and_write(writes) == 100);
+  CHECK(pipe.write(writes) == std::nullopt);
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
-  while (writes.run(op) != 100)
+  while (pipe.write(writes) != 100)
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
 }
 
@@ -484,8 +516,8 @@ TEST_CASE("a durable write survives a power cut") {
   rig.loop->run(find_what_stayed(*rig.root));
 }
 
-TEST_CASE("after a brief write that had to wait the next go to the loop's workers for a while") {
-  brief_write_that_waits();
+TEST_CASE("after brief writes that had to wait the next go to the loop's workers for a while") {
+  brief_writes_that_wait();
 }
 
 TEST_CASE("a file that has no name any more is closed by a helper, any other at once") {

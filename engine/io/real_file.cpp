@@ -7,6 +7,7 @@
 
 #include <new>
 
+#include "engine/io/file_calls.h"
 #include "engine/io/real_calls.h"
 
 namespace snap {
@@ -55,6 +56,13 @@ bool RealFile::start(IoOp& op) {
   if (op.opcode == IoOpcode::kWrite && op.flags == kBriefWrite) {
     if (const auto result = brief_writes_.run(op)) {
       op.result = *result;
+      return false;
+    }
+  }
+  if (op.opcode == IoOpcode::kRead && op.flags == kCachedRead) {
+    const std::int64_t got = read_without_waiting(op);
+    if (got >= 0) {
+      op.result = got;
       return false;
     }
   }

@@ -216,6 +216,11 @@ bool UringLoop::submit(IoOp& op) {
       return false;
     }
     link_wait(op);
+  } else if (op.opcode == IoOpcode::kSendMsg) {
+    // A reply mostly finds room in the socket: sent at once, it does not wait for the next turn.
+    op.result = try_socket_op(op);
+    if (op.result != -EAGAIN) return false;
+    op.result = 0;
   }
   start(op, Step::kRun);
   return true;

@@ -10,6 +10,7 @@
 
 #include "engine/base/checksum.h"
 #include "engine/base/codec.h"
+#include "engine/io/cached_io.h"
 
 namespace snap {
 
@@ -346,7 +347,7 @@ Task<Result<void>> Layer::verify_entry(std::size_t slice, std::size_t index) {
 }
 
 FileOp Layer::read_raw(std::span<std::byte> out, ByteOffset file_offset) {
-  return read_some(*impl_->file, out, file_offset);
+  return read_cached(*impl_->file, out, file_offset);
 }
 
 }  // namespace snap
