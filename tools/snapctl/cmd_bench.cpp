@@ -176,11 +176,16 @@ Task<Result<std::vector<Figures>>> measure_all(Context& context, BenchVolume& vo
 
 Task<Result<std::vector<DepthFigures>>> measure_depths(Context& context, BenchVolume& volume,
                                                        Plan plan) {
+  const std::size_t least = volume.least_depth();
+  if (plan.depths.back() < least)
+    co_return Error(ErrorCode::kInvalidArgument,
+                    fmt::format("volume '{}' has {} layers already: give --depths beyond that",
+                                volume.volume(), least));
   std::vector<DepthFigures> out;
   for (const std::size_t depth : plan.depths) {
-    if (depth < volume.least_depth()) {
+    if (depth < least) {
       context.note(fmt::format("depth {} is left out: volume '{}' has {} layers already", depth,
-                               volume.volume(), volume.least_depth()));
+                               volume.volume(), least));
       continue;
     }
     say(context, fmt::format("layers up to {}", depth));
@@ -190,10 +195,6 @@ Task<Result<std::vector<DepthFigures>>> measure_depths(Context& context, BenchVo
     if (!figures) co_return figures.error();
     out.push_back({depth, std::move(*figures)});
   }
-  if (out.empty())
-    co_return Error(ErrorCode::kInvalidArgument,
-                    fmt::format("volume '{}' has {} layers already: give --depths beyond that",
-                                volume.volume(), volume.least_depth()));
   co_return out;
 }
 
