@@ -149,6 +149,7 @@ def test_what_is_missing_is_said_before_anything_is_made(web, tmp_path):
     web.fails("bench", "web", env=nowhere, code=4, says=["fio is not installed", "the package fio"])
     os.symlink(shutil.which("fio"), tmp_path / "bin/fio")
     web.fails("bench", "web", "--chart", "x.png", env=nowhere, code=4, says=["gnuplot", "the package gnuplot-nox"])
+    web.fails("bench", "web", "--chart", tmp_path / "none/x.png", code=4, says=[tmp_path / "none/x.png"])
     web.fails("bench", "web", env={"SNAPCTL_PROFILES": str(tmp_path / "none")}, code=4,
               says=[tmp_path / "none", "SNAPCTL_PROFILES"])
     web.fails("bench", "nosuch", code=4, says="nosuch")

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 
 #include "engine/io/unique_fd.h"
 #include "engine/store/names.h"
@@ -55,6 +56,9 @@ Result<void> check_chart(const std::string& file) {
   if (!file.ends_with(".png") && !file.ends_with(".svg"))
     return Error(ErrorCode::kInvalidArgument,
                  "a chart is a .png or .svg file; " + shown(file) + " is neither");
+  const std::filesystem::path folder = std::filesystem::path(file).parent_path();
+  if (::access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0)
+    return Error::from_errno(errno, "make the chart " + file);
   auto program = find_gnuplot();
   if (!program) return program.error();
   return {};
@@ -71,8 +75,10 @@ std::string chart_script(const std::string& file, const std::vector<Figures>& al
       "set style fill solid 0.7\n"
       "set boxwidth 0.7\n"
       "set xtics rotate by -35\n"
-      "set yrange [0:*]\n"
+      "set logscale y\n"
+      "set rmargin 8\n"
       "set multiplot layout 2,1\n"
+      "set yrange [1:*]\n"
       "set ylabel 'IOPS'\n"
       "plot $data using 0:2:xtic(1) with boxes notitle\n"
       "set ylabel 'p99 (us)'\n"
@@ -84,6 +90,9 @@ std::string chart_script(const std::string& file, const std::vector<Figures>& al
 std::string chart_script(const std::string& file, const std::vector<DepthFigures>& all) {
   std::string out = head(file);
   std::vector<std::string> lines;
+  std::vector<std::size_t> depths;
+  for (const DepthFigures& one : all)
+    depths.push_back(one.depth);
   const std::size_t profiles = all.empty() ? 0 : all.front().figures.size();
   for (std::size_t p = 0; p < profiles; ++p) {
     const std::string name = all.front().figures[p].profile.name;
@@ -99,13 +108,14 @@ std::string chart_script(const std::string& file, const std::vector<DepthFigures
                                   quoted(name + " " + share)));
   }
   out += fmt::format(
-      "set logscale x\n"
-      "set yrange [0:*]\n"
+      "set logscale xy\n"
+      "set yrange [1:*]\n"
+      "set xtics ({})\n"
       "set xlabel 'layers'\n"
       "set ylabel 'latency (us)'\n"
       "set key outside bottom center horizontal\n"
       "plot {}\n",
-      fmt::join(lines, ", "));
+      fmt::join(depths, ", "), fmt::join(lines, ", "));
   return out;
 }
 
@@ -120,9 +130,10 @@ Result<void> draw_chart(std::string script) {
     return Error::from_errno(errno, "keep a script for gnuplot");
   ChildProcess::Options options;
   options.input = input.get();
+  options.output = errors.get();
   options.errors = errors.get();
   options.own_group = true;
-  auto gnuplot = ChildProcess::start({*program}, std::move(options));
+  auto gnuplot = ChildProcess::start({*program, "/dev/stdin"}, std::move(options));
   if (!gnuplot) return gnuplot.error();
   auto code = gnuplot->wait_unless_interrupted();
   if (!code) return code.error();

@@ -9,7 +9,8 @@
 
 namespace snap::cli {
 
-/// What the name of a chart must be, and that gnuplot is there: before anything is measured.
+/// That the file can be a chart, its folder is there, and gnuplot, too: before anything is
+/// measured.
 Result<void> check_chart(const std::string& file);
 
 /// What gnuplot is told: bars of IOPS and of p99.
