@@ -485,3 +485,17 @@ def test_run_gives_a_volume_for_a_while(snap, tmp_path):
     snap("run", "base:1", "--", "echo", "{}", "")
     snap("run", "base:1", "--keep", "--name", "kept", "--", "true")
     assert "kept" in snap("ls", "-q") and not snap.servers()
+
+
+def test_bench_measures_a_device_of_a_clone_that_goes(snap):
+    snap("create", "v", "--size", "8M")
+    figures, = snap.json("bench", "v", "randrw70-4k-qd32", "--device", "--runtime", "0.3")["profiles"]
+    assert figures["read"]["requests"] > 0 and figures["write"]["requests"] > 0 and figures["server_cpu_us_per_request"] > 0
+    assert snap("ls", "-q") == "v" and not snap.servers()
+    bench = subprocess.Popen([PROGRAM, "bench", "v", "boot", "--device", "--runtime", "60"], env=snap.env,
+                             stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(server["devices"] for server in snap.servers()), "a device")
+    bench.terminate()
+    _, err = bench.communicate(timeout=30)
+    assert bench.returncode == 130 and "the store is as it was before" in err
+    assert snap("ls", "-q") == "v" and not snap.servers()

@@ -1,18 +1,16 @@
 // Command run: a throw-away volume for as long as a program runs.
 #include <fmt/format.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <CLI/CLI.hpp>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 
 #include "engine/server/remote.h"
 #include "snap/event_loop.h"
+#include "tools/snapctl/child_process.h"
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/device_access.h"
@@ -20,8 +18,6 @@
 #include "tools/snapctl/interrupt.h"
 #include "tools/snapctl/new_volume.h"
 #include "tools/snapctl/volume_access.h"
-
-extern char** environ;
 
 namespace snap::cli {
 
@@ -71,42 +67,21 @@ class SignalsPassedOn {
 
 /// Its exit code, 128 + signal if one ended it. Blocks.
 Result<int> run_to_the_end(std::vector<std::string> argv) {
-  std::vector<char*> pointers;
-  for (std::string& word : argv)
-    pointers.push_back(word.data());
-  pointers.push_back(nullptr);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t defaults, none;
-  sigemptyset(&none);
-  sigemptyset(&defaults);
-  for (const int number : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGPIPE})
-    sigaddset(&defaults, number);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
   // A signal that came before is not the program's, and its ten seconds must not end in the middle.
   hold_interrupts(true);
   if (interrupted()) return kExitCancelled;
   const SignalsPassedOn passed_on;
-  pid_t pid = 0;
-  const int spawned =
-      ::posix_spawnp(&pid, pointers[0], nullptr, &attributes, pointers.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  if (spawned != 0) {
+  auto program = ChildProcess::start(std::move(argv), {});
+  if (!program) {
     // As shells have it, so that it is not taken for what the program says of itself.
-    const Error error = Error::from_errno(spawned, "run " + argv[0]);
-    std::fprintf(stderr, "%s\n", error_line(error.message()).c_str());
-    return spawned == ENOENT ? 127 : 126;
+    std::fprintf(stderr, "%s\n", error_line(program.error().message()).c_str());
+    return program.error().sys_errno() == ENOENT ? 127 : 126;
   }
-  g_child = pid;
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0) {
-    if (errno != EINTR) return Error::from_errno(errno, "wait for " + argv[0]);
-  }
+  g_child = program->pid();
+  auto code = program->wait();
   g_child = 0;
-  hold_interrupts(false);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  if (code) hold_interrupts(false);
+  return code;
 }
 
 // ---- The volume

@@ -34,6 +34,7 @@ void add_store_commands(CLI::App& app, Context& context);     // init df prune i
 void add_set_commands(CLI::App& app, Context& context);       // set
 void add_event_commands(CLI::App& app, Context& context);     // events
 void add_backup_commands(CLI::App& app, Context& context);    // backup
+void add_bench_commands(CLI::App& app, Context& context);     // bench
 void add_check_commands(CLI::App& app, Context& context);     // check scrub
 
 inline constexpr const char* kImagesGroup = "IMAGES";

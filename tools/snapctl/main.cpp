@@ -151,6 +151,7 @@ int run_program(int argc, char** argv) {
   add_event_commands(app, context);
   add_check_commands(app, context);
   add_backup_commands(app, context);
+  add_bench_commands(app, context);
   std::string topic;
   add_help_command(app, topic);
   for (CLI::App* command : app.get_subcommands({})) {
