@@ -50,7 +50,7 @@ class BriefWrites {
   std::optional<std::int64_t> run(const IoOp& op) noexcept;
 
  private:
-  std::atomic<Clock::rep> again_{0};         ///< when the next may be tried
+  std::atomic<Clock::rep> again_{0};          ///< when the next may be tried
   std::atomic<Clock::rep> watched_until_{0};  ///< until then it is asked whether they waited
 };
 
