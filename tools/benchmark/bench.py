@@ -5,7 +5,7 @@ import sys
 import time
 
 from benchmark.peers import Peers
-from benchmark.processes import MIB
+from benchmark.processes import MIB, TOP
 
 
 class Progress:
@@ -84,8 +84,9 @@ class Bench:
     def failure(self, text):
         self.progress.clear()
         print(f"bench: {text}", file=sys.stderr, flush=True)
-        # Paths of this machine are of no use to a reader of the report.
-        self.results["failures"].append(text.replace(str(self.scratch), "").replace(str(self.sockets), ""))
+        for folder in (self.scratch, self.sockets, TOP):  # paths of this machine are of no use to a reader of the report
+            text = text.replace(f"{folder}/", "")
+        self.results["failures"].append(text)
 
     def save(self, path):
         path.write_text(json.dumps(self.results, indent=1) + "\n")

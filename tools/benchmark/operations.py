@@ -203,7 +203,7 @@ class Operations:
 
         def committed():
             self.snapctl("rm", "--yes", "top")
-            self.snapctl("rmi", "new:1")
+            self.snapctl("rmi", "--yes", "new:1")
 
         def fresh_top():
             sh("cp", "--reflink=never", self.folder / "written.qcow2", top)

@@ -23,7 +23,7 @@ def lean(server, load, seconds):
 def fio_job(profile, seconds, scratch, *options, **env):
     """What fio says of the one job in a job file, or of all jobs together."""
     report = scratch / "fio.json"
-    words = ["fio", "--output-format=json", f"--output={report}", f"--runtime={seconds}", *options,
+    words = ["fio", "--output-format=json", f"--output={report}", f"--runtime={seconds * 1000:.0f}ms", *options,
              str(TOP / f"fio-profiles/{profile}.fio")]
     done = subprocess.run(words, check=False, env={**os.environ, **env}, capture_output=True, text=True, cwd=scratch)
     if done.returncode != 0:
