@@ -6,7 +6,7 @@ server of a state that was made just now. "Fresh" writes touch no block twice, s
 
 import json
 import os
-import subprocess
+import re
 
 from benchmark.processes import BUILD, MIB, TOP, Failed, cpu_seconds, forget, sh, write_back
 from benchmark.turns import in_turns
@@ -20,14 +20,22 @@ def lean(server, load, seconds):
                          "--pid", server.pid, "--seconds", seconds, *load.split()))
 
 
-def fio_job(profile, seconds, scratch, *options, **env):
+def with_settings(profile, settings):
+    """The text of a job file with settings of its own in [global]: fio's command line does not override a job file."""
+    text = (TOP / f"fio-profiles/{profile}.fio").read_text()
+    for name, value in settings.items():
+        text = re.sub(rf"^{name}(=.*)?\n", "", text, flags=re.M).replace("[global]\n", f"[global]\n{name}={value}\n", 1)
+    return text
+
+
+def fio_job(profile, seconds, scratch, settings=None, **env):
     """What fio says of the one job in a job file, or of all jobs together."""
-    report = scratch / "fio.json"
-    words = ["fio", "--output-format=json", f"--output={report}", f"--runtime={seconds * 1000:.0f}ms", *options,
-             str(TOP / f"fio-profiles/{profile}.fio")]
-    done = subprocess.run(words, check=False, env={**os.environ, **env}, capture_output=True, text=True, cwd=scratch)
-    if done.returncode != 0:
-        raise Failed(f"fio {profile}: {done.stderr.strip()}")
+    report, job = scratch / "fio.json", scratch / "job.fio"
+    job.write_text(with_settings(profile, {"runtime": f"{seconds * 1000:.0f}ms", "group_reporting": 1, **(settings or {})}))
+    try:
+        sh("fio", "--output-format=json", f"--output={report}", job, env={**os.environ, **env}, cwd=scratch)
+    except Failed as error:
+        raise Failed(f"{profile}: {error}") from None
     text = report.read_text()
     return json.loads(text[text.index("{"):])["jobs"][0]
 
@@ -38,10 +46,10 @@ def percentile_us(job, percent):
     return max(sides) / 1e3
 
 
-def fio_over_nbd(server, profile, seconds, scratch, *options):
+def fio_over_nbd(server, profile, seconds, scratch, settings):
     """The figures of one run of a job file, under the names that nbd_load has for them."""
     before = cpu_seconds(server.pid)
-    job = fio_job(profile, seconds, scratch, *options, URI=server.uri)
+    job = fio_job(profile, seconds, scratch, settings, URI=server.uri)
     used = cpu_seconds(server.pid) - before
     requests = job["read"]["total_ios"] + job["write"]["total_ios"]
     return {"per_second": job["read"]["iops"] + job["write"]["iops"], "server_cpu_us": used / max(requests, 1) * 1e6,
@@ -72,14 +80,14 @@ LEAN_WRITES = {
 LEAN_COLD = {"cold-read-qd32": lean_row("4 KiB random read, depth 32, page cache empty", "--depth 32 --once")}
 
 
-def fio_row(title, profile, *options):
-    return {"client": "fio", "title": title, "load": " ".join([profile, *options]), "unit": "IOPS"}
+def fio_row(title, profile, **settings):
+    return {"client": "fio", "title": title, "load": profile, "settings": settings, "unit": "IOPS"}
 
 
 FIO_READS = {
     "fio-read-qd1": fio_row("4 KiB random read, depth 1", "nbd-randread-4k-qd1"),
     "fio-read-qd32": fio_row("4 KiB random read, depth 32", "nbd-randread-4k-qd32"),
-    "fio-read-qd32-2": fio_row("4 KiB random read, depth 32, 2 jobs", "nbd-randread-4k-qd32", "--numjobs=2", "--group_reporting"),
+    "fio-read-qd32-2": fio_row("4 KiB random read, depth 32, 2 jobs", "nbd-randread-4k-qd32", numjobs=2),
 }
 FIO_WRITES = {
     "fio-write-qd1": fio_row("4 KiB random write, depth 1", "nbd-randwrite-4k-qd1"),
@@ -92,8 +100,7 @@ FIO_WRITES = {
 def run_once(bench, row, server):
     if row["client"] == "lean":
         return lean(server, row["load"], bench.seconds)
-    profile, *options = row["load"].split()
-    return fio_over_nbd(server, profile, bench.seconds, bench.scratch, *options)
+    return fio_over_nbd(server, row["load"], bench.seconds, bench.scratch, row["settings"])
 
 
 def on_steady(bench, rows, steady):
