@@ -49,7 +49,8 @@ def fio_on_device(device, seconds, scratch):
     for rw in ["randread", "randwrite"]:
         report = scratch / "fio.json"
         sh("fio", f"--name={rw}", f"--filename={device}", f"--rw={rw}", "--bs=4k", "--iodepth=32", "--ioengine=io_uring",
-           "--direct=1", "--time_based", f"--runtime={seconds * 1000:.0f}ms", "--output-format=json", f"--output={report}", cwd=scratch)
+           "--direct=1", "--time_based", f"--runtime={seconds * 1000:.0f}ms", "--output-format=json", f"--output={report}",
+           cwd=scratch)
         job = json.loads(report.read_text())["jobs"][0]
         out[rw] = job["read" if rw == "randread" else "write"]["iops"]
     return out

@@ -1,5 +1,6 @@
 """Charts by gnuplot, each as SVG and PNG: the rows by peer, latency over layers, reads over connections."""
 
+import math
 import subprocess
 
 from benchmark.processes import Failed
@@ -27,6 +28,12 @@ def block(name, lines):
     return f"${name} << EOD\n" + "\n".join(lines) + "\nEOD\n"
 
 
+def round_step(largest):
+    """So that an axis up to `largest` has two to five marks, at round numbers."""
+    step = 10 ** math.floor(math.log10(max(largest, 1)))
+    return next(step * part for part in (1, 0.5, 0.2) if largest / (step * part) >= 2)
+
+
 def draw_rows(folder, results):
     """A panel a row, a bar a peer."""
     rows = {key: results["rows"][key] for key in PANELS if results["rows"].get(key, {}).get("servers")}
@@ -35,19 +42,20 @@ def draw_rows(folder, results):
     peers = list(dict.fromkeys(name for row in rows.values() for name in row["servers"]))
     columns = 2
     lines = (len(rows) + columns - 1) // columns
-    script = [f"set multiplot layout {lines},{columns} margins 0.20,0.97,0.04,0.96 spacing 0.24,0.055",
+    script = [f"set multiplot layout {lines},{columns} margins 0.16,0.97,0.05,0.95 spacing 0.20,0.09",
               "set style fill solid noborder", "set boxwidth 0.7", "set grid x lc '#dddddd'", "set border 3",
               "set tics nomirror out", "set format x '%.0s%c'", "unset key", f"set yrange [{len(peers) - 0.4}:-0.6]"]
     for number, row in enumerate(rows.values()):
         data = [f"{i} {median_of(row['servers'].get(name), 'per_second') or 0:.0f} {i}" for i, name in enumerate(peers)]
         tics = ", ".join(f"{quoted(name)} {i}" for i, name in enumerate(peers))
         script.append(block(f"row{number}", data))
-        script += [f"set title {quoted(row['title'])}", f"set ytics ({tics})", "set xrange [0:*]"]
+        step = round_step(max(median_of(runs, "per_second") for runs in row["servers"].values()))
+        script += [f"set title {quoted(row['title'])}", f"set ytics ({tics})", "set xrange [0:*]", f"set xtics {step}"]
         bars = [f"$row{number} every ::{i}::{i} using ($2/2):1:($2/2):(0.36) with boxxyerror lc rgb '{COLOURS[i % len(COLOURS)]}'"
                 for i in range(len(peers))]
         script.append("plot " + ", \\\n     ".join(bars))
     script.append("unset multiplot")
-    draw(folder, "peers", f"1000,{40 + 230 * lines}", "\n".join(script))
+    draw(folder, "peers", f"1100,{40 + 240 * lines}", "\n".join(script))
     return True
 
 

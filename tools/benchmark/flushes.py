@@ -63,8 +63,9 @@ def time_recovery(bench, peers, key):
     with Server(snapctl.name, [*peers.snapctl_again("fresh"), server.socket], server.socket, "fresh"):
         took = (time.monotonic() - began) * 1e3
     peers.drop(snapctl, "fresh")
-    bench.say(f"recovery after {seconds} s of flushed writes, journal of {journal:.0f} MiB: {took:.0f} ms until it serves")
-    bench.record("flush", key, {"title": f"recovery after {seconds} s of flushed writes, journal of {journal:.0f} MiB", "ms": took})
+    title = f"recovery after {seconds} s of flushed writes, journal of {journal:.0f} MiB"
+    bench.say(f"{title}: {took:.0f} ms until it serves")
+    bench.record("flush", key, {"title": title, "ms": took})
 
 
 def measure_all(bench, peers, key, where):

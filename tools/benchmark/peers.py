@@ -43,7 +43,7 @@ class Peers:
             Peer("snapctl", "snapctl", self._snapctl, copies_on_write=True),
             Peer("bare", "bare server", lambda _: [BUILD / "tests/load/bare_server", self.raw]),
             Peer("qcow2", "qemu-nbd qcow2", lambda state: self._qcow2(state, f"{state}.qcow2"), copies_on_write=True),
-            Peer("qcow2-extended", "qemu-nbd qcow2, extended_l2",
+            Peer("qcow2-extended", "qemu-nbd extended_l2",
                  lambda state: self._qcow2(state, f"{state}-extended.qcow2", "-o", "extended_l2=on,cluster_size=128k"),
                  copies_on_write=True),
             Peer("qemu-raw", "qemu-nbd raw", lambda state: self._qemu_nbd("raw", state, self.raw)),

@@ -1,5 +1,7 @@
 """The measured part of docs/performance.md, out of the results of a run. What stands outside the markers stays."""
 
+import textwrap
+
 from benchmark import charts, wanted
 from benchmark.processes import TOP
 from benchmark.turns import median_of, ratios, spread
@@ -8,6 +10,11 @@ from benchmark.wanted import told
 DOCUMENT = TOP / "docs/performance.md"
 BEGIN = "<!-- measured by tools/bench: begin -->"
 END = "<!-- measured by tools/bench: end -->"
+
+
+def paragraphs(*texts):
+    """Text as wide as the rest of the documents, with an empty line between paragraphs."""
+    return "\n\n".join(textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) for text in texts)
 
 
 def table(head, lines):
@@ -71,12 +78,14 @@ def three_tables(rows):
 def head(results):
     machine, versions, settings = results["machine"], results["versions"], results["settings"]
     described = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return (f"`{results['command']}` measured this in {results['minutes']:.0f} minutes and wrote it; all figures of this part come "
-            f"from that one run. Medians of {settings['rounds']} rounds in turns (scale: {min(settings['rounds'], 3)}), "
-            f"{settings['seconds']:g} s a run, {settings['MiB']:,} MiB of random bytes, page cache warm where nothing else is said. "
-            "Timings move by up to a factor of two between runs: read ratios, not digits.\n\n"
-            f"Machine: {machine['cores']} cores ({machine['CPU']}), {machine['memory']} of memory, kernel {machine['kernel']}, "
-            f"{machine['file system']}. Versions: {described}.")
+    parts = ", ".join(f"{part['part']} {part['minutes']:.0f}" for part in results["parts"])
+    return paragraphs(
+        f"`{results['command']}` measured this in {results['minutes']:.0f} minutes ({parts}) and wrote it; all figures of this "
+        f"part come from that one run. Medians of {settings['rounds']} rounds in turns (scale: {min(settings['rounds'], 3)}), "
+        f"{settings['seconds']:g} s a run, {settings['MiB']:,} MiB of random bytes, page cache warm where nothing else is said. "
+        "Timings move by up to a factor of two between runs: read ratios, not digits.",
+        f"Machine: {machine['cores']} cores ({machine['CPU']}), {machine['memory']} of memory, kernel {machine['kernel']}, "
+        f"{machine['file system']}. Versions: {described}.")
 
 
 def wanted_section(results):
@@ -89,10 +98,11 @@ def lean_section(results):
     rows = [row for key, row in results["rows"].items() if not key.startswith(keep)]
     if not rows:
         return ""
-    text = ("## A lean client\n\n`tests/load/nbd_load` over a unix socket. The bare server does pread and pwrite and nothing else: the "
-            "limit of socket, client and page cache. It, qemu-nbd raw and nbdkit file write in place into the file that all of them "
-            "serve; the others start each run of writes with nothing written. \"Fresh\" writes touch no block twice. "
-            "\"-\": the peer keeps nothing (flushes of nbdkit cow and memory), or the row is not for it.\n\n" + three_tables(rows))
+    text = "## A lean client\n\n" + paragraphs(
+        "`tests/load/nbd_load` over a unix socket. The bare server does pread and pwrite and nothing else: the limit of socket, "
+        "client and page cache. It, qemu-nbd raw and nbdkit file write in place into the file that all of them serve; the others "
+        "start each run of writes with nothing written. \"Fresh\" writes touch no block twice. \"-\": the row is not for that "
+        "peer; flushes of nbdkit cow and memory leave nothing on the disk.") + "\n\n" + three_tables(rows)
     flushed = [row for row in rows if any(runs and "flush_p50_us" in runs[0] for runs in row["servers"].values())]
     if flushed:
         text += "\n\nFlushes, p50 / p99 / worst, ms:\n\n" + rows_by_peer(flushed, flush_times)
@@ -130,8 +140,9 @@ def operations_section(results):
         lines.append([operation["title"], told(spread(ours), 1), "<br>".join(said)])
     if not lines:
         return ""
-    return ("## Operations\n\nMilliseconds of the whole command, until the data is on disk: snapctl syncs by itself, to the others a sync "
-            "of the file and its folder is added. btrfs is in a loop device.\n\n" + table(["", "snapctl, ms", "beside it"], lines))
+    return "## Operations\n\n" + paragraphs(
+        "Milliseconds of the whole command, until the data is on disk: snapctl syncs by itself, to the others a sync of the file "
+        "and its folder is added. btrfs is in a loop device.") + "\n\n" + table(["", "snapctl, ms", "beside it"], lines)
 
 
 def scale_section(results):
@@ -152,12 +163,13 @@ def scale_section(results):
             ["", "first", "second"], [[name, told(spread(t["first"])), told(spread(t["second"]))] for name, t in touch.items()])
     many = results.get("scale", {}).get("many volumes")
     if many:
-        text += (f"\n\n{many['volumes']} volumes of one image in one `snapctl serve`, each read and written a little: "
+        said = (f"{many['volumes']} volumes of one image in one `snapctl serve`, each read and written a little: "
                  f"{many['pss_many_kib'] / 1024:.1f} MiB (Pss), with one {many['pss_one_kib'] / 1024:.1f} MiB: "
                  f"{many['kib_a_volume']:,.0f} KiB a volume beyond the first. ")
         if many["cache_emptied"]:
-            text += (f"The image ({many['image_mib']:,} MiB) read as a whole through one of them: the page cache grew by "
+            said += (f"The image ({many['image_mib']:,} MiB) read as a whole through one of them: the page cache grew by "
                      f"{many['cached_by_first_mib']:,.0f} MiB; through nine more: by {many['cached_by_nine_more_mib']:,.0f} MiB.")
+        text += "\n\n" + paragraphs(said)
     return text
 
 
@@ -172,12 +184,12 @@ def attach_section(results):
 
 
 def programs_section(results):
-    text = "\n\n".join(f"`{name}`:\n\n```\n" + "\n".join(lines) + "\n```" for name, lines in results.get("programs", {}).items())
-    return f"## Within the engine\n\n{text}" if text else ""
+    printed = ["\n".join([f"`{name}`:", "", "```", *lines, "```"]) for name, lines in results.get("programs", {}).items()]
+    return "## Within the engine\n\n" + "\n\n".join(printed) if printed else ""
 
 
 def charts_section(results):
-    titles = {"peers": "Requests a second by peer, lean client", "layers": "Read latency over layers",
+    titles = {"peers": "Requests a second by peer, lean client; no bar: the row is not for that peer", "layers": "Read latency over layers",
               "connections": "Random reads over connections"}
     names = charts.draw_all(TOP / "docs/charts", results)
     return "## Charts\n\n" + "\n\n".join(f"![{titles[name]}](charts/{name}.svg)" for name in names) if names else ""

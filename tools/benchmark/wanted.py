@@ -82,7 +82,8 @@ class Wanted:
     def add_operations(self):
         for key, work in [("create-1T", "create of 1 TiB"), ("clone", "clone")]:
             if key in self.operations:
-                self.add(work, 20, spread(self.operations[key]["sides"][f"snapctl {work.split()[0]}"]), most=True, unit=" ms", digits=1)
+                times = self.operations[key]["sides"][f"snapctl {work.split()[0]}"]
+                self.add(work, 20, spread(times), most=True, unit=" ms", digits=1)
         for key in ("import", "commit"):
             if key in self.operations:
                 sides = self.operations[key]["sides"]
