@@ -38,7 +38,7 @@ def in_turns(bench, rows, names, measure):
             bench.progress.turn(f"{title}: round {round_number + 1} of {bench.rounds}, {name}")
             try:
                 figures = measure(name)
-            except Failed as error:
+            except (Failed, OSError, ValueError) as error:
                 failed.add(name)
                 bench.failure(f"{title}: {name}: {error}")
                 continue
