@@ -189,7 +189,7 @@ def programs_section(results):
 
 
 def charts_section(results):
-    titles = {"peers": "Requests a second by peer, lean client; no bar: the row is not for that peer",
+    titles = {"peers": "Thousand requests a second by peer, lean client; no bar: the row is not for that peer",
               "layers": "Read latency over layers", "connections": "Random reads over connections"}
     names = charts.draw_all(TOP / "docs/charts", results)
     return "## Charts\n\n" + "\n\n".join(f"![{titles[name]}](charts/{name}.svg)" for name in names) if names else ""
