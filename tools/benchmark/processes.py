@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import signal
 import subprocess
 import time
 
@@ -33,6 +32,24 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def open_files(process):
+    paths = []
+    with contextlib.suppress(FileNotFoundError):  # it ended by itself
+        for link in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it closed that one just now
+                paths.append(os.readlink(link))
+    return paths
+
+
+def kill(process):
+    """As a power cut would end it: what it keeps in memory for the one after it goes, too."""
+    kept_in_memory = [path for path in open_files(process) if path.startswith("/dev/shm/")] if process.poll() is None else []
+    process.kill()
+    process.wait()
+    for path in kept_in_memory:
+        pathlib.Path(path).unlink(missing_ok=True)
+
+
 class Server:
     """A process that serves NBD on a unix socket, from its start to the end of a with block.
 
@@ -56,7 +73,7 @@ class Server:
             if self.ready:
                 self.ready(self)
         except BaseException:
-            self.kill()
+            kill(self.process)
             raise
         return self
 
@@ -67,31 +84,15 @@ class Server:
                 raise Failed(f"{self.name} did not come up: {log.read_text().strip()}")
             time.sleep(0.005)
 
-    def kill(self):
-        """As a power cut would end it: what it keeps in memory for the one after it goes, too."""
-        kept_in_memory = [path for path in self._open_files() if path.startswith("/dev/shm/")]
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        for path in kept_in_memory:
-            pathlib.Path(path).unlink(missing_ok=True)
-
-    def _open_files(self):
-        paths = []
-        with contextlib.suppress(FileNotFoundError):  # it ended by itself
-            for link in pathlib.Path(f"/proc/{self.pid}/fd").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # it closed that one just now
-                    paths.append(os.readlink(link))
-        return paths
-
     def __exit__(self, *_):
         if not self.keep:
-            self.kill()
+            kill(self.process)
             return
         self.process.terminate()
         try:
             self.process.wait(120)
         except BaseException:
-            self.kill()
+            kill(self.process)
             raise
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from benchmark.processes import BUILD, MIB, Failed
+from benchmark.processes import BUILD, MIB, Failed, kill
 
 PROGRAMS = {
     # Each takes the folder to work in first.
@@ -30,7 +30,7 @@ def run(part, bench):
                     lines.append(line.rstrip())
                     bench.progress.turn(program[0])
             except BaseException:
-                process.kill()
+                kill(process)
                 raise
         if process.returncode != 0:
             raise Failed(f"{program[0]} ended with exit code {process.returncode}")
