@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 
 #include "engine/base/codec.h"
 #include "engine/nbd/protocol.h"
@@ -145,19 +146,24 @@ Result<void> LoadClient::run(const Workload& workload, Clock::time_point deadlin
   for (std::size_t i = 0; i < payload_.size(); i += 8)
     store_le(payload_.data() + i, random_());
   if (work_.verify) {
-    const std::size_t blocks = (work_.end - work_.begin) / work_.block;
-    versions_.assign(blocks, 0);
-    busy_.assign(blocks, false);
+    versions_.assign(blocks(), 0);
+    busy_.assign(blocks(), false);
     for (Slot& slot : slots_)
       slot.data.resize(work_.block);
   }
+  if (work_.once && !work_.sequential) {
+    order_.resize(blocks());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::shuffle(order_.begin(), order_.end(), random_);
+  }
   for (std::size_t i = work_.depth; i-- > 0;)
     free_.push_back(i);
-  while (Clock::now() < deadline || free_.size() != work_.depth) {
-    if (Clock::now() < deadline) {
+  for (;;) {
+    if (Clock::now() < deadline && !all_had_their_turn()) {
       auto sent = send_requests();
       if (!sent) return sent;
     }
+    if (free_.size() == work_.depth) break;
     auto received = receive_replies();
     if (!received) return received;
   }
@@ -165,9 +171,9 @@ Result<void> LoadClient::run(const Workload& workload, Clock::time_point deadlin
 }
 
 std::uint64_t LoadClient::choose_block() {
-  const std::uint64_t blocks = (work_.end - work_.begin) / work_.block;
+  if (!order_.empty()) return order_[next_block_++];
   for (;;) {
-    const std::uint64_t block = work_.sequential ? next_block_++ % blocks : random_() % blocks;
+    const std::uint64_t block = work_.sequential ? next_block_++ % blocks() : random_() % blocks();
     if (!work_.verify || !busy_[block]) return block;
   }
 }
@@ -201,7 +207,7 @@ void LoadClient::prepare(Slot& slot, std::size_t index) {
 Result<void> LoadClient::send_requests() {
   std::vector<iovec> pieces;
   const auto now = Clock::now();
-  while (!free_.empty()) {
+  while (!free_.empty() && !all_had_their_turn()) {
     // A flush waits for all before it, and all after it wait for the flush.
     const bool flush_is_due = work_.flush_every != 0 && since_flush_ == work_.flush_every;
     if (flush_is_due && free_.size() != work_.depth) break;

@@ -25,6 +25,7 @@ struct Workload {
   unsigned depth = 32;
   unsigned read_percent = 100;
   bool sequential = false;
+  bool once = false;         ///< no block twice; ends when each had its turn, or at the deadline
   unsigned flush_every = 0;  ///< after so many requests: all are awaited, then flushed; 0: never
   bool verify = false;       ///< reads of what this client wrote are compared
   std::uint64_t seed = 1;
@@ -63,6 +64,8 @@ class LoadClient {
   Result<void> send_requests();
   void prepare(Slot& slot, std::size_t index);
   std::uint64_t choose_block();
+  std::uint64_t blocks() const noexcept { return (work_.end - work_.begin) / work_.block; }
+  bool all_had_their_turn() const noexcept { return work_.once && next_block_ == blocks(); }
   /// Receives once, and takes all replies that are there.
   Result<void> receive_replies();
   Result<void> finish(Slot& slot, Clock::time_point now);
@@ -79,6 +82,7 @@ class LoadClient {
   std::vector<std::byte> headers_;  ///< of each slot
   std::vector<std::byte> payload_;  ///< of writes without verify
   std::uint64_t next_block_ = 0;
+  std::vector<std::uint32_t> order_;  ///< with once: of the blocks, where they are not in sequence
   std::uint64_t since_flush_ = 0;
 
   std::vector<std::uint32_t> versions_;  ///< with verify: of each block; 0: not written by us

@@ -157,6 +157,7 @@ int main(int argc, char** argv) {
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--read-percent", options.work.read_percent)->check(CLI::Range(0, 100));
   app.add_flag("--sequential", options.work.sequential);
+  app.add_flag("--once", options.work.once, "No block twice; ends when each had its turn");
   app.add_option("--flush-every", options.work.flush_every,
                  "After so many requests all are awaited, and then a flush");
   app.add_flag("--verify", options.work.verify, "Compare reads with what was written");
