@@ -1,5 +1,8 @@
 // Which kind of event loop a program gets.
+#include <charconv>
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -8,6 +11,28 @@
 #include "snap/event_loop.h"
 
 namespace snap {
+
+namespace {
+
+/// More would be a processor for nothing.
+constexpr unsigned kMaxBusyPoll = 1000;
+
+/// SNAPCTL_BUSY_POLL, in microseconds; 0 without it.
+Result<std::chrono::microseconds> busy_poll() {
+  const char* text = std::getenv("SNAPCTL_BUSY_POLL");
+  if (text == nullptr) return std::chrono::microseconds(0);
+  unsigned value = 0;
+  const char* end = text + std::strlen(text);
+  const auto parsed = std::from_chars(text, end, value);
+  if (parsed.ec != std::errc() || parsed.ptr != end || value > kMaxBusyPoll) {
+    return Error(ErrorCode::kInvalidArgument, std::string("SNAPCTL_BUSY_POLL=") + text +
+                                                  ": it may be 0 to " +
+                                                  std::to_string(kMaxBusyPoll) + " microseconds");
+  }
+  return std::chrono::microseconds(value);
+}
+
+}  // namespace
 
 Result<std::unique_ptr<EventLoop>> make_event_loop(LoopOptions options) {
   using Kind = LoopOptions::Kind;
@@ -24,7 +49,9 @@ Result<std::unique_ptr<EventLoop>> make_event_loop(LoopOptions options) {
     }
   }
   if (kind == Kind::kThreads) return ThreadLoop::create(options);
-  auto uring = UringLoop::create(options);
+  auto poll = busy_poll();
+  if (!poll) return poll.error();
+  auto uring = UringLoop::create(options, *poll);
   // Container runtimes deny io_uring by default: then, and only where no one asked for it by name,
   // threads do the same work.
   if (!uring && kind == Kind::kAuto && uring.error().code() == ErrorCode::kUnsupported)

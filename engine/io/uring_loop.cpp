@@ -144,18 +144,20 @@ void fill(io_uring_sqe* sqe, IoOp& op) {
 
 // ---- Life of the ring
 
-Result<std::unique_ptr<EventLoop>> UringLoop::create(const LoopOptions& options) {
+Result<std::unique_ptr<EventLoop>> UringLoop::create(const LoopOptions& options,
+                                                     Clock::duration busy_poll) {
   UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!event) return Error::from_errno(errno, "create an eventfd");
-  std::unique_ptr<UringLoop> loop(new UringLoop(options, std::move(event)));
+  std::unique_ptr<UringLoop> loop(new UringLoop(options, busy_poll, std::move(event)));
   auto opened = loop->open_ring();
   if (!opened) return opened.error();
   return std::unique_ptr<EventLoop>(std::move(loop));
 }
 
-UringLoop::UringLoop(const LoopOptions& options, UniqueFd wake_event)
+UringLoop::UringLoop(const LoopOptions& options, Clock::duration busy_poll, UniqueFd wake_event)
     : LoopCore(options.offload_threads),
       queue_depth_(std::max(options.queue_depth, kMinQueueDepth)),
+      busy_poll_(busy_poll),
       wake_event_(std::move(wake_event)) {}
 
 UringLoop::~UringLoop() {
@@ -322,7 +324,25 @@ void UringLoop::turn(bool may_wait, std::optional<Clock::time_point> deadline) {
   reap();
 }
 
+/// Completions, or work of the kernel's that would make some.
+bool UringLoop::has_events() const noexcept {
+  const unsigned flags = IO_URING_READ_ONCE(*ring_.sq.kflags);
+  return (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0 ||
+         io_uring_cq_ready(&ring_) != 0;
+}
+
+bool UringLoop::poll_busily(std::optional<Clock::time_point> deadline) {
+  if (io_uring_sq_ready(&ring_) != 0) (void)io_uring_submit(&ring_);
+  Clock::time_point until = Clock::now() + busy_poll_;
+  if (deadline) until = std::min(until, *deadline);
+  while (!has_events()) {
+    if (Clock::now() >= until) return false;
+  }
+  return true;
+}
+
 void UringLoop::enter(bool may_wait, std::optional<Clock::time_point> deadline) {
+  if (may_wait && busy_poll_ > Clock::duration::zero() && poll_busily(deadline)) may_wait = false;
   if (may_wait && io_uring_cq_ready(&ring_) == 0) {
     if (!deadline) {
       (void)io_uring_submit_and_wait(&ring_, 1);

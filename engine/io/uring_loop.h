@@ -27,7 +27,10 @@ namespace snap {
 class UringLoop final : public LoopCore {
  public:
   /// Unsupported if the kernel has no io_uring, too old a one, or denies it.
-  static Result<std::unique_ptr<EventLoop>> create(const LoopOptions& options);
+  /// `busy_poll` is how long a loop looks for work before it sleeps: a sleep and its wake-up cost
+  /// more than a cached request.
+  static Result<std::unique_ptr<EventLoop>> create(const LoopOptions& options,
+                                                   Clock::duration busy_poll = {});
   ~UringLoop() override;
 
   const char* name() const noexcept override { return "io_uring"; }
@@ -48,7 +51,7 @@ class UringLoop final : public LoopCore {
     Step step;
   };
 
-  UringLoop(const LoopOptions& options, UniqueFd wake_event);
+  UringLoop(const LoopOptions& options, Clock::duration busy_poll, UniqueFd wake_event);
   Result<void> open_ring();
   void close_ring();
 
@@ -60,6 +63,8 @@ class UringLoop final : public LoopCore {
   io_uring_sqe* next_entry();
 
   void enter(bool may_wait, std::optional<Clock::time_point> deadline);
+  bool has_events() const noexcept;
+  bool poll_busily(std::optional<Clock::time_point> deadline);
   void reap();
   void handle(std::uint64_t user_data, std::int32_t result);
   void finish(IoOp& op, std::int64_t result);
@@ -68,6 +73,7 @@ class UringLoop final : public LoopCore {
   void unlink_wait(IoOp& op);
 
   const unsigned queue_depth_;
+  const Clock::duration busy_poll_;
   io_uring ring_{};
   bool ring_open_ = false;
   bool ring_enabled_ = false;

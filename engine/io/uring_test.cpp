@@ -96,6 +96,30 @@ TEST_CASE("where io_uring is denied threads take over, unless it was asked for b
   CHECK(WEXITSTATUS(status) == 0);
 }
 
+TEST_CASE("a loop that polls busily sleeps, is woken and answers as any other") {
+  ::setenv("SNAPCTL_BUSY_POLL", "200", 1);
+  auto loop = must(make_event_loop());
+  const auto began = EventLoop::Clock::now();
+  const int found = loop->run([]() -> Task<int> {
+    Sleep longer(std::chrono::milliseconds(5));
+    co_await longer;
+    const int offloaded = co_await offload([] {
+      ::usleep(2000);
+      return 7;
+    });
+    co_return offloaded;
+  }());
+  CHECK(found == 7);
+  CHECK(EventLoop::Clock::now() - began >= std::chrono::milliseconds(7));
+  for (const char* wrong : {"", "-1", "1001", "20us"}) {
+    ::setenv("SNAPCTL_BUSY_POLL", wrong, 1);
+    auto refused = make_event_loop();
+    REQUIRE_FALSE(refused.has_value());
+    CHECK(refused.error().code() == ErrorCode::kInvalidArgument);
+  }
+  ::unsetenv("SNAPCTL_BUSY_POLL");
+}
+
 TEST_CASE("SNAPCTL_IO chooses the kind of loop, and a wrong value is refused") {
   ::setenv("SNAPCTL_IO", "threads", 1);
   CHECK(must(make_event_loop())->name() == std::string("threads"));

@@ -3,7 +3,7 @@
 import os
 import time
 
-from benchmark.over_nbd import fio_job, lean, lean_row, on_fresh
+from benchmark.over_nbd import fio_job, lean, lean_row, meant_for, on_fresh
 from benchmark.peers import Peers, write_random
 from benchmark.processes import MIB, Server, sh
 from benchmark.turns import in_turns
@@ -16,7 +16,7 @@ TITLE = "4 KiB random write, 32 awaited and then flushed"
 
 def flushed_row(bench, peers, key, title):
     """Peers whose flush leaves something on the disk."""
-    on_fresh(bench, key, lean_row(title, FLUSHED_WRITES), peers, {}, [p for p in peers.all if p.keeps_flushes])
+    on_fresh(bench, key, lean_row(title, FLUSHED_WRITES), peers, {}, [p for p in peers.all if p.keeps_flushes and meant_for(key, p.key)])
 
 
 def flushed_minute(bench, peers):

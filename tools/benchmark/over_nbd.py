@@ -88,6 +88,13 @@ FIO_WRITES = {
 
 # ---- Parts
 
+# One request at a time is mostly waiting: only there is it worth a row of its own whether the server sleeps meanwhile.
+POLLED = {"read-qd1", "write-qd1", "fio-read-qd1", "fio-write-qd1"}
+
+
+def meant_for(key, peer_key):
+    return peer_key != "snapctl-polling" or key in POLLED
+
 
 def run_once(bench, row, server):
     if row["client"] == "lean":
@@ -97,14 +104,14 @@ def run_once(bench, row, server):
 
 def on_steady(bench, rows, steady):
     """Rows against servers that stay up."""
-    names = {server.name: server for server in steady.values()}
     for key, row in rows.items():
-        in_turns(bench, {key: row}, list(names), lambda name, key=key, row=row: {key: run_once(bench, row, names[name])})
+        names = {server.name: server for peer_key, server in steady.items() if meant_for(key, peer_key)}
+        in_turns(bench, {key: row}, list(names), lambda name, key=key, row=row, names=names: {key: run_once(bench, row, names[name])})
 
 
 def on_fresh(bench, key, row, peers, steady, chosen=None):
     """One row against states that are made anew for every run, of those peers that have such states."""
-    by_name = {peer.name: peer for peer in chosen or peers.all}
+    by_name = {peer.name: peer for peer in chosen or peers.all if meant_for(key, peer.key)}
 
     def measure(name):
         peer = by_name[name]
@@ -119,7 +126,7 @@ def on_fresh(bench, key, row, peers, steady, chosen=None):
 def overwrites(bench, key, row, peers, steady):
     """Writes into a part of the export that was written through this server and is on the disk."""
     part = min(256 * MIB, peers.size)
-    by_name = {peer.name: peer for peer in peers.all}
+    by_name = {peer.name: peer for peer in peers.all if meant_for(key, peer.key)}
 
     def write_twice(server):
         lean(server, f"--read-percent 0 --sequential --once --block 256K --depth 8 --size {part}", 60)
@@ -137,7 +144,7 @@ def overwrites(bench, key, row, peers, steady):
 
 def cold(bench, key, row, peers):
     """Servers that were just started, and nothing of the data in memory."""
-    by_name = {peer.name: peer for peer in peers.all if not peer.in_memory}
+    by_name = {peer.name: peer for peer in peers.all if meant_for(key, peer.key) and not peer.in_memory}
 
     def measure(name):
         with peers.fresh(by_name[name]) as server:

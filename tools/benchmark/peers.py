@@ -20,6 +20,7 @@ class Peer:
     copies_on_write: bool = False
     keeps_flushes: bool = True  # what was flushed is on the disk
     in_memory: bool = False
+    suffix: str = ""  # of its states' names, where two peers have states of one kind
 
 
 def write_random(path, size):
@@ -41,6 +42,8 @@ class Peers:
         sh("qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.raw, scratch / "base.qcow2")
         self.all = [
             Peer("snapctl", "snapctl", self._snapctl, copies_on_write=True),
+            Peer("snapctl-polling", "snapctl, busy poll 50 us", lambda state: ["env", "SNAPCTL_BUSY_POLL=50", *self._snapctl(state)],
+                 copies_on_write=True, suffix="-polling"),
             Peer("bare", "bare server", lambda _: [BUILD / "tests/load/bare_server", self.raw]),
             Peer("qcow2", "qemu-nbd qcow2", lambda state: self._qcow2(state, f"{state}.qcow2"), copies_on_write=True),
             Peer("qcow2-extended", "qemu-nbd extended_l2",
@@ -85,14 +88,16 @@ class Peers:
 
     def serve(self, peer, state):
         """A Server of a peer, not yet started; its state is made when this is called."""
+        kept = state == "steady"
+        state += peer.suffix
         socket = self.sockets / f"{peer.key}-{state}.sock"
         fill = (lambda server: sh("nbdcopy", self.raw, server.uri)) if peer.in_memory else None
-        return Server(peer.name, [*peer.command(state), socket], socket, state, keep=state == "steady", ready=fill)
+        return Server(peer.name, [*peer.command(state), socket], socket, state, keep=kept, ready=fill)
 
     def drop(self, peer, state):
         """Takes a state away, so that nothing of it is written back while another is measured."""
-        if peer.key == "snapctl":
-            self.snapctl("rm", "--yes", state)
+        if peer.key.startswith("snapctl"):
+            self.snapctl("rm", "--yes", state + peer.suffix)
         for top in (self.scratch / f"{state}.qcow2", self.scratch / f"{state}-extended.qcow2"):
             top.unlink(missing_ok=True)
 
