@@ -28,6 +28,10 @@ constexpr std::uint64_t kWakeData = 4;
 constexpr std::uint64_t kPollBit = 1;
 static_assert(alignof(IoOp) >= 8);
 
+/// Completions of a turn after which it polls before it sleeps.
+constexpr unsigned kFew = 4;
+/// A wait is one part of so many in what is usual.
+constexpr int kWaitsRemembered = 8;
 constexpr unsigned kCompletionReserve = 64;
 constexpr unsigned kMinQueueDepth = 64;
 
@@ -331,6 +335,19 @@ bool UringLoop::has_events() const noexcept {
          io_uring_cq_ready(&ring_) != 0;
 }
 
+/// One who asks for little at a time waits for the answer, and asks again soon. Where there is much
+/// to do in a turn, those who ask need the processor more.
+bool UringLoop::worth_polling() const noexcept {
+  // A sleep makes a wait longer: by as much again, roughly.
+  return usual_wait_ < 2 * busy_poll_ && reaped_ <= kFew;
+}
+
+/// Looking in vain counts as a long wait.
+void UringLoop::remember_wait(Clock::duration waited, bool in_vain) noexcept {
+  const Clock::duration most = 4 * busy_poll_;
+  usual_wait_ += ((in_vain ? most : std::min(waited, most)) - usual_wait_) / kWaitsRemembered;
+}
+
 bool UringLoop::poll_busily(std::optional<Clock::time_point> deadline) {
   if (io_uring_sq_ready(&ring_) != 0) (void)io_uring_submit(&ring_);
   Clock::time_point until = Clock::now() + busy_poll_;
@@ -341,20 +358,29 @@ bool UringLoop::poll_busily(std::optional<Clock::time_point> deadline) {
   return true;
 }
 
-void UringLoop::enter(bool may_wait, std::optional<Clock::time_point> deadline) {
-  if (may_wait && busy_poll_ > Clock::duration::zero() && poll_busily(deadline)) may_wait = false;
-  if (may_wait && io_uring_cq_ready(&ring_) == 0) {
-    if (!deadline) {
-      (void)io_uring_submit_and_wait(&ring_, 1);
-      return;
-    }
-    const auto left = std::max(*deadline - now(), Clock::duration::zero());
-    const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(left).count();
-    __kernel_timespec timeout{ns / 1'000'000'000, ns % 1'000'000'000};
-    io_uring_cqe* cqe = nullptr;
-    // ETIME, EINTR: just another turn. EAGAIN, EBUSY: entries stay in the ring for the next one.
-    (void)io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);
+void UringLoop::sleep(std::optional<Clock::time_point> deadline) {
+  if (!deadline) {
+    (void)io_uring_submit_and_wait(&ring_, 1);
     return;
+  }
+  const auto left = std::max(*deadline - now(), Clock::duration::zero());
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(left).count();
+  __kernel_timespec timeout{ns / 1'000'000'000, ns % 1'000'000'000};
+  io_uring_cqe* cqe = nullptr;
+  // ETIME, EINTR: just another turn. EAGAIN, EBUSY: entries stay in the ring for the next one.
+  (void)io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);
+}
+
+void UringLoop::enter(bool may_wait, std::optional<Clock::time_point> deadline) {
+  if (may_wait && io_uring_cq_ready(&ring_) == 0) {
+    if (busy_poll_ == Clock::duration::zero()) return sleep(deadline);
+    const auto begun = Clock::now();
+    const bool polls = worth_polling();
+    const bool found = polls && poll_busily(deadline);
+    if (!found) sleep(deadline);
+    remember_wait(Clock::now() - begun, polls && !found);
+    reaped_ = 0;
+    if (!found) return;
   }
   const unsigned flags = IO_URING_READ_ONCE(*ring_.sq.kflags);
   if ((flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0) {
@@ -372,6 +398,7 @@ void UringLoop::reap() {
     if (n == 0) return;
     for (unsigned i = 0; i < n; ++i)
       handle(batch[i]->user_data, batch[i]->res);
+    reaped_ += n;
     io_uring_cq_advance(&ring_, n);
   }
 }

@@ -27,8 +27,8 @@ namespace snap {
 class UringLoop final : public LoopCore {
  public:
   /// Unsupported if the kernel has no io_uring, too old a one, or denies it.
-  /// `busy_poll` is how long a loop looks for work before it sleeps: a sleep and its wake-up cost
-  /// more than a cached request.
+  /// `busy_poll` is for how long at most a loop looks for work before it sleeps: a sleep and its
+  /// wake-up cost more than a cached request. It does so only while that has been worth it.
   static Result<std::unique_ptr<EventLoop>> create(const LoopOptions& options,
                                                    Clock::duration busy_poll = {});
   ~UringLoop() override;
@@ -64,7 +64,10 @@ class UringLoop final : public LoopCore {
 
   void enter(bool may_wait, std::optional<Clock::time_point> deadline);
   bool has_events() const noexcept;
+  bool worth_polling() const noexcept;
+  void remember_wait(Clock::duration waited, bool in_vain) noexcept;
   bool poll_busily(std::optional<Clock::time_point> deadline);
+  void sleep(std::optional<Clock::time_point> deadline);
   void reap();
   void handle(std::uint64_t user_data, std::int32_t result);
   void finish(IoOp& op, std::int64_t result);
@@ -84,6 +87,9 @@ class UringLoop final : public LoopCore {
   IoOp* first_wait_ = nullptr;  ///< ops that wait for a peer; linked by next and loop_data
   UniqueFd wake_event_;
   bool wake_armed_ = false;
+
+  Clock::duration usual_wait_{};  ///< how long waits have been of late
+  unsigned reaped_ = 0;           ///< completions since the last wait
 };
 
 }  // namespace snap
