@@ -318,6 +318,47 @@ TEST_CASE("a live map that someone else has opened past is not taken") {
   CHECK(seen == below[0]);
 }
 
+namespace {
+/// One block, written and flushed by a process that dies at the latest then.
+Task<void> flush_and_die(SimDisk* disk, std::uint64_t block, bool* answered) {
+  PatternSource below;
+  auto opening = Delta::open(disk->root(), Delta::Mode::kReadWrite, "");
+  auto delta = co_await std::move(opening);
+  if (!delta) co_return;
+  const std::vector<std::byte> bytes(kBlockSize, std::byte{7});
+  const ByteOffset at(block * kBlockSize);
+  auto written = co_await (*delta)->write(at, bytes, below, Delta::Durability::kCached);
+  auto flushed = co_await (*delta)->flush();
+  *answered = written.has_value() && flushed.has_value();
+  disk->freeze_after(0);
+  (void)co_await (*delta)->close();
+}
+}  // namespace
+
+TEST_CASE("what is flushed survives a power cut, wherever the process before had died") {
+  std::mt19937_64 random(test_seed("flushes after deaths"));
+  bool whole = false;
+  for (std::uint64_t n = 0; !whole; ++n) {
+    INFO("the first process dies after change " << n);
+    SimDisk disk;
+    SimLoop loop(1);
+    loop.run(create_small(&disk));
+    disk.freeze_after(n);
+    loop.run(flush_and_die(&disk, 1, &whole));
+    disk.kill();
+    bool answered = false;
+    loop.run(flush_and_die(&disk, 2, &answered));
+    REQUIRE(answered);
+    for (int cut = 0; cut < 4; ++cut) {
+      const auto left = disk.clone();
+      cut == 0 ? left->crash_all_lost() : left->crash(random);
+      std::byte seen{};
+      loop.run(look_at(left.get(), "", 2, &seen));
+      CHECK(seen == std::byte{7});
+    }
+  }
+}
+
 TEST_CASE("the live map goes when the delta is closed or forgotten") {
   Memory memory;
   memory.drop();

@@ -40,6 +40,7 @@ Task<Result<Journal::Files>> Journal::open(Directory& dir, std::string name, Ope
 Journal::Journal(Files files, Uuid id, const ChecksumSecret& secret, std::uint64_t last_sequence)
     : file_(std::move(files.buffered)),
       direct_(std::move(files.direct)),
+      syncs_writes_(takes_durable_writes(*file_)),
       id_(id),
       secret_(secret),
       last_sequence_(last_sequence) {}
@@ -63,7 +64,7 @@ Result<std::span<std::byte>> Journal::frame_memory(std::uint64_t length) {
 Task<Result<void>> Journal::write_stable(std::span<const std::byte> bytes, std::uint64_t offset) {
   File* file = direct_ != nullptr ? direct_.get() : file_.get();
   while (!bytes.empty()) {
-    auto wrote = co_await write_durably(*file, bytes, ByteOffset(offset));
+    auto wrote = co_await write_durably(*file, bytes, ByteOffset(offset), syncs_writes_);
     SNAP_CO_RETURN_IF_ERROR(wrote);
     if (*wrote == 0) {
       co_return Error(ErrorCode::kIo, "write to " + file_->path() + " at " +

@@ -130,7 +130,8 @@ class Journal {
 
   std::unique_ptr<File> file_;
   std::unique_ptr<File> direct_;
-  LazyMemory frame_;  ///< in which records are made
+  const bool syncs_writes_;  ///< takes_durable_writes()
+  LazyMemory frame_;         ///< in which records are made
   Uuid id_;
   ChecksumSecret secret_;
   std::uint64_t area_length_ = kJournalAreaInitial;

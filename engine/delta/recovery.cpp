@@ -30,11 +30,14 @@ Task<Result<std::unique_ptr<File>>> open_part(Directory& dir, std::string name, 
 
 /// What recovery reads and builds on may still be in the page cache of a process that died, so it
 /// is made durable first (rule Recovery).
-Task<Result<void>> settle(Directory& dir, File& data, File& map) {
+Task<Result<void>> settle(Directory& dir, File& data, File& map, File& journal) {
   auto data_synced = co_await data_sync(data);
   SNAP_CO_RETURN_IF_ERROR(data_synced);
   auto map_synced = co_await data_sync(map);
   SNAP_CO_RETURN_IF_ERROR(map_synced);
+  // A record makes itself stable, not the header and the zeros that it needs.
+  auto journal_synced = co_await data_sync(journal);
+  SNAP_CO_RETURN_IF_ERROR(journal_synced);
   auto dir_synced = co_await dir.sync();
   SNAP_CO_RETURN_IF_ERROR(dir_synced);
   co_return Result<void>();
@@ -160,7 +163,7 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
     auto found = live_place(live_folder, map->id(), **data);
     if (found) place = *found;  // else go_live() tells why not
   }
-  auto settled = co_await settle(*dir, **data, map->file());
+  auto settled = co_await settle(*dir, **data, map->file(), *journal_files->buffered);
   if (!settled && place) LiveMap::remove(*place);  // rule Fault: its blocks may be lost
   SNAP_CO_RETURN_IF_ERROR(settled);
   auto live = co_await read_live(*dir, place);

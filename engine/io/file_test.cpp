@@ -7,6 +7,7 @@
 
 #include <catch2/catch.hpp>
 #include <cerrno>
+#include <fstream>
 #include <future>
 #include <string>
 #include <thread>
@@ -346,11 +347,13 @@ class FullPipe {
     op_.buffer = bytes_.data();
     op_.length = 100;
   }
-  /// A brief write that waits for 20 ms.
+  /// A brief write that waits, for 20 ms or more.
   std::optional<std::int64_t> wait_and_write(BriefWrites& writes) {
     drain();
     REQUIRE(::write(in_.get(), bytes_.data(), bytes_.size()) == std::ssize(bytes_));
-    std::thread reader([this] {
+    std::thread reader([this, writer = ::gettid()] {
+      while (!sleeps(writer))
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       drain();
     });
@@ -364,6 +367,12 @@ class FullPipe {
   }
 
  private:
+  static bool sleeps(pid_t thread) {
+    std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+    const std::string text((std::istreambuf_iterator<char>(stat)), {});
+    const std::size_t name_end = text.rfind(')');
+    return name_end != std::string::npos && text.substr(name_end + 2, 1) == "S";
+  }
   void drain() {
     pollfd look{out_.get(), POLLIN, 0};
     std::vector<std::byte> gone(bytes_.size());
@@ -384,7 +393,7 @@ void brief_writes_that_wait() {
   CHECK(pipe.write(writes) == 100);
   CHECK(pipe.wait_and_write(writes) == 100);
   CHECK(pipe.write(writes) == std::nullopt);
-  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
   while (pipe.write(writes) != 100)
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
 }
@@ -401,7 +410,8 @@ Task<void> write_briefly(Directory& root) {
 Task<void> write_what_stays(Directory& root) {
   auto file = must(co_await root.open("stays", for_write()));
   must(co_await root.sync());
-  const std::size_t written = must(co_await write_durably(*file, bytes_of("now"), ByteOffset(4)));
+  const std::size_t written = must(
+      co_await write_durably(*file, bytes_of("now"), ByteOffset(4), takes_durable_writes(*file)));
   CHECK(written == 3);
   auto whole = co_await read_whole(root, "stays", 10);
   CHECK(text_of(must(std::move(whole))) == std::string("\0\0\0\0now", 7));

@@ -78,6 +78,9 @@ void SimState::crash_file(FileRecord& file, CrashChooser& choose) {
     if (p.kind == SimOpKind::kSetMode || p.kind == SimOpKind::kAllocate) range = {};
     replay(p, now);
     if (plan[i].size) left.size = now.size;
+    // A durable write can be read, though the write that made the file so long may be lost.
+    if (p.durable && p.kind == SimOpKind::kWrite)
+      left.size = std::max(left.size, p.offset + p.length);
     if (p.kind == SimOpKind::kSetMode && plan[i].fate == Fate::kKept) left.mode = p.mode;
     const std::uint64_t count = (range.end - range.begin) / kSector;
     if (plan[i].fate == Fate::kKept) {

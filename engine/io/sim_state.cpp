@@ -223,6 +223,10 @@ void SimState::count_names() {
 void SimState::sync_file(FileRecord& file, const SimOp& op) {
   for (Pending& p : file.pending) {
     if (p.completed == 0 || p.completed > op.began || p.durable || p.abandoned) continue;
+    // Of a range: the writes within it alone, whatever the kernel would take along.
+    if (op.length != 0 && !(p.kind == SimOpKind::kWrite && p.offset >= op.offset &&
+                            p.offset + p.length <= op.offset + op.length))
+      continue;
     // fdatasync stores what is needed to read the bytes, the mode is not.
     if (p.kind == SimOpKind::kSetMode && op.kind == SimOpKind::kDataSync) continue;
     (op.failed ? p.abandoned : p.durable) = true;

@@ -58,7 +58,7 @@ struct SimOp {
   std::string name;   ///< the entry, for operations on a directory
   std::string to;     ///< kRename: the new name
   std::uint64_t offset = 0;
-  std::uint64_t length = 0;  ///< bytes; kTruncate: the new size
+  std::uint64_t length = 0;  ///< bytes; kTruncate: the new size; syncs: 0 for the whole file
   unsigned mode = 0;
   bool keep_size = false;
   bool no_replace = false;

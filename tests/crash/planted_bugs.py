@@ -50,7 +50,7 @@ BUGS = {
         "Result<void> committed;\n    EventLoop::current()->spawn([](DeltaImpl* self) -> Task<void> {\n"
         "      auto late = co_await self->commit(Path::kSmall);\n      (void)late;\n    }(this));"),
     "a record is not synced": (
-        DURABLE_WRITE, "if (!wrote || real) co_return wrote;", "if (real || !real) co_return wrote;"),
+        DURABLE_WRITE, "if (!wrote) co_return wrote;", "if (!wrote || f.native_handle() < 0) co_return wrote;"),
     "the journal's header is not synced": (
         JOURNAL, "  auto synced = co_await data_sync(*file_);\n  SNAP_CO_RETURN_IF_ERROR(synced);\n  has_header_ = true;",
         "  has_header_ = true;"),
@@ -65,6 +65,8 @@ BUGS = {
         RECOVERY, "    auto synced = co_await sync_data(next_sync());\n    SNAP_CO_RETURN_IF_ERROR(synced);\n", ""),
     "what a dead process left in the page cache is not synced": (
         RECOVERY, "auto data_synced = co_await data_sync(data);", "Result<void> data_synced;\n  (void)data;"),
+    "what a dead process left of its journal is not synced": (
+        RECOVERY, "auto journal_synced = co_await data_sync(journal);", "Result<void> journal_synced;\n  (void)journal;"),
     "records are not replayed": (
         RECOVERY, "if (!tail->blocks.empty() && !live) {", "if (false) {"),
     "blocks of a superseded record are replayed": (JOURNAL, "      tail.blocks.clear();\n", ""),
