@@ -9,6 +9,8 @@ namespace snap {
 namespace {
 /// What no copy of 64 KiB takes.
 constexpr std::chrono::milliseconds kLong{2};
+/// Nor does the processor go to others for that long.
+constexpr std::chrono::milliseconds kTooLong{50};
 /// A loop is held up for at most this share of the time.
 constexpr int kShare = 20;
 constexpr std::chrono::seconds kWatched{1};
@@ -29,12 +31,12 @@ std::optional<std::int64_t> BriefWrites::run(const IoOp& op) noexcept {
   const long waits_before = watched ? waits_of_thread() : 0;
   const std::int64_t result = run_file_op(op);
   const Clock::time_point end = Clock::now();
-  if (end - begin <= kLong) return result;
-  if (watched && waits_of_thread() != waits_before) {
-    const Clock::time_point again = end + kShare * (end - begin);
-    again_.store(again.time_since_epoch().count(), std::memory_order_relaxed);
-  }
-  watched_until_.store((end + kWatched).time_since_epoch().count(), std::memory_order_relaxed);
+  const Clock::duration took = end - begin;
+  if (took <= kLong) return result;
+  const auto instant = [](Clock::time_point at) { return at.time_since_epoch().count(); };
+  const bool waited = took > kTooLong || (watched && waits_of_thread() != waits_before);
+  if (waited) again_.store(instant(end + kShare * took), std::memory_order_relaxed);
+  watched_until_.store(instant(end + kShare * took + kWatched), std::memory_order_relaxed);
   return result;
 }
 

@@ -24,6 +24,9 @@ namespace snap {
 inline constexpr int kBriefWrite = 1;
 /// In the flags of a kRead: its bytes are likely to be in the page cache.
 inline constexpr int kCachedRead = 1;
+/// It is so long that another processor had better copy it.
+inline constexpr int kLongRead = 2;
+inline constexpr std::size_t kLongReadBytes = 64u << 10;
 
 /// write_some(), on the loop's thread if `brief` and the file is real, for at most kMaxWritePiece.
 inline FileOp write_cached(File& f, std::span<const std::byte> in, ByteOffset at, bool brief) {
@@ -35,14 +38,16 @@ inline FileOp write_cached(File& f, std::span<const std::byte> in, ByteOffset at
 /// read_some(), on the loop's thread if the file is real and has the bytes, or some of them, in the
 /// page cache; for at most kMaxReadPiece.
 inline FileOp read_cached(File& f, std::span<std::byte> out, ByteOffset at) {
-  const bool fits = out.size() <= kMaxReadPiece;
-  return FileOp(f, IoOpcode::kRead, out.data(), out.size(), at.value, fits ? kCachedRead : 0);
+  const bool is_long = out.size() >= kLongReadBytes;
+  return FileOp(f, IoOpcode::kRead, out.data(), out.size(), at.value,
+                is_long ? kLongRead : kCachedRead);
 }
 
 /// Whether brief writes of a file may be done at once. Thread-safe; knows nothing at first.
 ///
-/// A write that takes long may have waited, or just have lost the processor to others: so the first
-/// one only has those of the next second watched, at the price of two more system calls each.
+/// A write that takes long may have waited, or just have lost the processor to others: so one of a
+/// few milliseconds only has those after it watched for a while, at the price of two more system
+/// calls each.
 class BriefWrites {
  public:
   using Clock = std::chrono::steady_clock;

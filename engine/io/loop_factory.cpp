@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "engine/io/thread_loop.h"
 #include "engine/io/uring_loop.h"
@@ -14,13 +15,17 @@ namespace snap {
 
 namespace {
 
+/// Twice what a client takes for its next request, that waits for each answer.
+constexpr std::chrono::microseconds kBusyPoll{50};
 /// More would be a processor for nothing.
 constexpr unsigned kMaxBusyPoll = 1000;
 
-/// SNAPCTL_BUSY_POLL, in microseconds; 0 without it.
+/// SNAPCTL_BUSY_POLL, in microseconds, or what suits the machine.
 Result<std::chrono::microseconds> busy_poll() {
   const char* text = std::getenv("SNAPCTL_BUSY_POLL");
-  if (text == nullptr) return std::chrono::microseconds(0);
+  // The only processor is better left to who would bring work.
+  if (text == nullptr)
+    return std::thread::hardware_concurrency() > 1 ? kBusyPoll : std::chrono::microseconds(0);
   unsigned value = 0;
   const char* end = text + std::strlen(text);
   const auto parsed = std::from_chars(text, end, value);

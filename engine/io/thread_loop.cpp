@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 
+#include "engine/io/cached_io.h"
 #include "engine/io/file_calls.h"
 
 namespace snap {
@@ -58,7 +59,9 @@ ThreadLoop::ThreadLoop(const LoopOptions& options, UniqueFd epoll, UniqueFd wake
 
 bool ThreadLoop::submit(IoOp& op) {
   if (is_file_op(op.opcode)) {
-    op.result = read_if_cached(op);
+    // Whoever hopes for the page cache has asked it already (RealFile).
+    const bool asked = op.opcode == IoOpcode::kRead && op.flags == kCachedRead;
+    op.result = asked ? -EAGAIN : read_if_cached(op);
     if (op.result >= 0) return false;
     file_threads_.add([this, &op] {
       op.result = run_file_op(op);

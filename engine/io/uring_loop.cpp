@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "engine/io/cached_io.h"
 #include "engine/io/durable_write.h"
 #include "engine/io/file_calls.h"
 
@@ -28,10 +29,6 @@ constexpr std::uint64_t kWakeData = 4;
 constexpr std::uint64_t kPollBit = 1;
 static_assert(alignof(IoOp) >= 8);
 
-/// Completions of a turn after which it polls before it sleeps.
-constexpr unsigned kFew = 4;
-/// A wait is one part of so many in what is usual.
-constexpr int kWaitsRemembered = 8;
 constexpr unsigned kCompletionReserve = 64;
 constexpr unsigned kMinQueueDepth = 64;
 
@@ -108,7 +105,9 @@ void fill(io_uring_sqe* sqe, IoOp& op) {
   const auto n = static_cast<unsigned>(std::min(op.length, kMaxIoBytes));
   switch (op.opcode) {
     case IoOpcode::kRead:
-      return io_uring_prep_read(sqe, op.fd, op.buffer, n, op.offset);
+      io_uring_prep_read(sqe, op.fd, op.buffer, n, op.offset);
+      if (op.flags == kLongRead) sqe->flags |= IOSQE_ASYNC;
+      return;
     case IoOpcode::kWrite:
       io_uring_prep_write(sqe, op.fd, op.buffer, n, op.offset);
       if (is_durable_write(op)) sqe->rw_flags = RWF_DSYNC;
@@ -161,8 +160,8 @@ Result<std::unique_ptr<EventLoop>> UringLoop::create(const LoopOptions& options,
 UringLoop::UringLoop(const LoopOptions& options, Clock::duration busy_poll, UniqueFd wake_event)
     : LoopCore(options.offload_threads),
       queue_depth_(std::max(options.queue_depth, kMinQueueDepth)),
-      busy_poll_(busy_poll),
-      wake_event_(std::move(wake_event)) {}
+      wake_event_(std::move(wake_event)),
+      busy_poll_(busy_poll) {}
 
 UringLoop::~UringLoop() {
   close_ring();
@@ -335,22 +334,9 @@ bool UringLoop::has_events() const noexcept {
          io_uring_cq_ready(&ring_) != 0;
 }
 
-/// One who asks for little at a time waits for the answer, and asks again soon. Where there is much
-/// to do in a turn, those who ask need the processor more.
-bool UringLoop::worth_polling() const noexcept {
-  // A sleep makes a wait longer: by as much again, roughly.
-  return usual_wait_ < 2 * busy_poll_ && reaped_ <= kFew;
-}
-
-/// Looking in vain counts as a long wait.
-void UringLoop::remember_wait(Clock::duration waited, bool in_vain) noexcept {
-  const Clock::duration most = 4 * busy_poll_;
-  usual_wait_ += ((in_vain ? most : std::min(waited, most)) - usual_wait_) / kWaitsRemembered;
-}
-
 bool UringLoop::poll_busily(std::optional<Clock::time_point> deadline) {
   if (io_uring_sq_ready(&ring_) != 0) (void)io_uring_submit(&ring_);
-  Clock::time_point until = Clock::now() + busy_poll_;
+  Clock::time_point until = Clock::now() + busy_poll_.limit();
   if (deadline) until = std::min(until, *deadline);
   while (!has_events()) {
     if (Clock::now() >= until) return false;
@@ -373,13 +359,12 @@ void UringLoop::sleep(std::optional<Clock::time_point> deadline) {
 
 void UringLoop::enter(bool may_wait, std::optional<Clock::time_point> deadline) {
   if (may_wait && io_uring_cq_ready(&ring_) == 0) {
-    if (busy_poll_ == Clock::duration::zero()) return sleep(deadline);
+    if (!busy_poll_.enabled()) return sleep(deadline);
     const auto begun = Clock::now();
-    const bool polls = worth_polling();
+    const bool polls = busy_poll_.polls();
     const bool found = polls && poll_busily(deadline);
     if (!found) sleep(deadline);
-    remember_wait(Clock::now() - begun, polls && !found);
-    reaped_ = 0;
+    busy_poll_.waited(polls, Clock::now() - begun);
     if (!found) return;
   }
   const unsigned flags = IO_URING_READ_ONCE(*ring_.sq.kflags);
@@ -398,7 +383,6 @@ void UringLoop::reap() {
     if (n == 0) return;
     for (unsigned i = 0; i < n; ++i)
       handle(batch[i]->user_data, batch[i]->res);
-    reaped_ += n;
     io_uring_cq_advance(&ring_, n);
   }
 }

@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/io/busy_poll.h"
 #include "engine/io/loop_core.h"
 #include "engine/io/unique_fd.h"
 
@@ -27,8 +28,7 @@ namespace snap {
 class UringLoop final : public LoopCore {
  public:
   /// Unsupported if the kernel has no io_uring, too old a one, or denies it.
-  /// `busy_poll` is for how long at most a loop looks for work before it sleeps: a sleep and its
-  /// wake-up cost more than a cached request. It does so only while that has been worth it.
+  /// `busy_poll`: the limit of BusyPoll.
   static Result<std::unique_ptr<EventLoop>> create(const LoopOptions& options,
                                                    Clock::duration busy_poll = {});
   ~UringLoop() override;
@@ -64,8 +64,6 @@ class UringLoop final : public LoopCore {
 
   void enter(bool may_wait, std::optional<Clock::time_point> deadline);
   bool has_events() const noexcept;
-  bool worth_polling() const noexcept;
-  void remember_wait(Clock::duration waited, bool in_vain) noexcept;
   bool poll_busily(std::optional<Clock::time_point> deadline);
   void sleep(std::optional<Clock::time_point> deadline);
   void reap();
@@ -76,7 +74,6 @@ class UringLoop final : public LoopCore {
   void unlink_wait(IoOp& op);
 
   const unsigned queue_depth_;
-  const Clock::duration busy_poll_;
   io_uring ring_{};
   bool ring_open_ = false;
   bool ring_enabled_ = false;
@@ -87,9 +84,7 @@ class UringLoop final : public LoopCore {
   IoOp* first_wait_ = nullptr;  ///< ops that wait for a peer; linked by next and loop_data
   UniqueFd wake_event_;
   bool wake_armed_ = false;
-
-  Clock::duration usual_wait_{};  ///< how long waits have been of late
-  unsigned reaped_ = 0;           ///< completions since the last wait
+  BusyPoll busy_poll_;
 };
 
 }  // namespace snap

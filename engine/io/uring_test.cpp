@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -12,8 +13,10 @@
 #include <cstdlib>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "engine/io/busy_poll.h"
 #include "engine/io/test_rig.h"
 
 using namespace snap;
@@ -96,28 +99,96 @@ TEST_CASE("where io_uring is denied threads take over, unless it was asked for b
   CHECK(WEXITSTATUS(status) == 0);
 }
 
-TEST_CASE("a loop that polls busily sleeps, is woken and answers as any other") {
-  ::setenv("SNAPCTL_BUSY_POLL", "200", 1);
-  auto loop = must(make_event_loop());
-  const auto began = EventLoop::Clock::now();
-  const int found = loop->run([]() -> Task<int> {
-    Sleep longer(std::chrono::milliseconds(5));
-    co_await longer;
-    const int offloaded = co_await offload([] {
-      ::usleep(2000);
-      return 7;
+namespace {
+/// SNAPCTL_BUSY_POLL, for as long as it lives.
+struct BusyPollOf {
+  explicit BusyPollOf(const char* microseconds) { ::setenv("SNAPCTL_BUSY_POLL", microseconds, 1); }
+  BusyPollOf(const BusyPollOf&) = delete;
+  BusyPollOf& operator=(const BusyPollOf&) = delete;
+  ~BusyPollOf() { ::unsetenv("SNAPCTL_BUSY_POLL"); }
+};
+
+LoopOptions uring() {
+  LoopOptions options;
+  options.kind = LoopOptions::Kind::kUring;
+  return options;
+}
+
+std::chrono::nanoseconds cpu_time_of_thread() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+/// Waits for a helper `times` times, `each` long.
+Task<int> wait_for_helpers(int times, std::chrono::microseconds each) {
+  int answers = 0;
+  for (int i = 0; i < times; ++i) {
+    const int one = co_await offload([each] {
+      std::this_thread::sleep_for(each);
+      return 1;
     });
-    co_return offloaded;
-  }());
-  CHECK(found == 7);
-  CHECK(EventLoop::Clock::now() - began >= std::chrono::milliseconds(7));
+    answers += one;
+  }
+  co_return answers;
+}
+
+/// What the loop's thread spends on that.
+std::chrono::nanoseconds spent_waiting(int times, std::chrono::microseconds each) {
+  auto loop = must(make_event_loop(uring()));
+  const auto before = cpu_time_of_thread();
+  CHECK(loop->run(wait_for_helpers(times, each)) == times);
+  return cpu_time_of_thread() - before;
+}
+}  // namespace
+
+TEST_CASE("a loop polls busily for what comes soon, and sleeps where it does not") {
+  constexpr int kTimes = 100;
+  constexpr std::chrono::microseconds kSoon{200}, kLate{3000};
+  std::chrono::nanoseconds asleep{};
+  {
+    const BusyPollOf never("0");
+    asleep = spent_waiting(kTimes, kSoon);
+  }
+  const BusyPollOf polls("1000");
+  CHECK(spent_waiting(kTimes, kSoon) > asleep + kTimes * kSoon / 4);
+  // In vain at first, and then no more.
+  CHECK(spent_waiting(kTimes, kLate) < kTimes * std::chrono::microseconds(1000) / 2);
+}
+
+TEST_CASE("which way of waiting is used depends on what both have cost of late") {
+  using std::chrono::microseconds;
+  BusyPoll poll(microseconds(50));
+  CHECK_FALSE(poll.polls());
+  const auto wait = [&poll](int times, microseconds asleep, microseconds polling) {
+    int polled = 0;
+    for (int i = 0; i < times; ++i) {
+      const bool polls = poll.polls();
+      poll.waited(polls, polls ? polling : asleep);
+      polled += polls ? 1 : 0;
+    }
+    return polled;
+  };
+  wait(100, microseconds(75), microseconds(12));
+  CHECK(wait(640, microseconds(75), microseconds(12)) == 630);  // one in 64 asleep, to know
+  wait(640, microseconds(5), microseconds(12));                 // the processor has other work
+  CHECK(wait(640, microseconds(5), microseconds(12)) <= 10);
+  wait(100, microseconds(75), microseconds(90));  // in vain
+  CHECK(wait(640, microseconds(75), microseconds(90)) == 10);
+  wait(100, microseconds(5000), microseconds(5000));  // hardly any requests
+  CHECK(wait(640, microseconds(5000), microseconds(5000)) == 0);
+  BusyPoll never{BusyPoll::Duration::zero()};
+  never.waited(false, microseconds(75));
+  CHECK_FALSE(never.polls());
+}
+
+TEST_CASE("a wrong SNAPCTL_BUSY_POLL is refused") {
   for (const char* wrong : {"", "-1", "1001", "20us"}) {
-    ::setenv("SNAPCTL_BUSY_POLL", wrong, 1);
-    auto refused = make_event_loop();
+    const BusyPollOf polls(wrong);
+    auto refused = make_event_loop(uring());
     REQUIRE_FALSE(refused.has_value());
     CHECK(refused.error().code() == ErrorCode::kInvalidArgument);
   }
-  ::unsetenv("SNAPCTL_BUSY_POLL");
 }
 
 TEST_CASE("SNAPCTL_IO chooses the kind of loop, and a wrong value is refused") {

@@ -21,6 +21,8 @@ constexpr std::size_t kSmallStatus = 4096;
 constexpr std::uint64_t kClearPiece = std::uint64_t{1} << 30;
 // Of a CACHE request, between looks at whether the client is still there.
 constexpr std::uint64_t kCachePiece = 8u << 20;
+// Of replies, between turns of other connections: sends that need not wait do not suspend.
+constexpr std::size_t kSendTurn = 1u << 20;
 // How often memory is looked for while there is none.
 constexpr std::chrono::milliseconds kMemoryPause{2};
 // With REQ_ONE: enough to merge what differs in depth only.
@@ -396,6 +398,7 @@ void Connection::release(ReplyQueue::Finished finished) noexcept {
 }
 
 Task<void> Connection::send_replies() {
+  std::size_t since_yield = 0;
   while (receiving_ || in_flight_ != 0) {
     if (replies_.empty()) {
       co_await work_to_send_.wait();
@@ -413,6 +416,11 @@ Task<void> Connection::send_replies() {
     }
     if (sent) {
       release(replies_.advance(*sent));
+      since_yield += *sent;
+      if (since_yield >= kSendTurn) {
+        since_yield = 0;
+        co_await yield_now();
+      }
     } else {
       // The client has gone. Nothing more is received either; what runs is finished for its effect.
       send_failed_ = true;
