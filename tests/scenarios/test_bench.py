@@ -75,7 +75,7 @@ def test_json_has_every_figure_and_a_profile_is_a_name_or_a_file(web, tmp_path):
     assert [p["profile"] for p in profiles] == ["verify", "randwrite-4k-qd1-fsync1", "my own"]
     for of, kinds in zip(profiles, [{"read", "write"}, {"write", "flush"}, {"read", "trim"}]):
         assert_figures(of, kinds)
-        assert 0.2 < of["seconds"] < 2
+        assert of["seconds"] > 0.2
     assert profiles[2]["file"] == str(own)
     assert profiles[2]["read"]["bytes_per_second"] == pytest.approx(8192 * profiles[2]["read"]["requests_per_second"], rel=0.01)
     assert (tmp_path / "chart.png").read_bytes().startswith(MAGIC["png"])

@@ -7,7 +7,19 @@ import statistics
 import subprocess
 import time
 
-from benchmark.processes import SNAPCTL, Server, milliseconds, sh
+from benchmark.over_nbd import lean
+from benchmark.processes import SNAPCTL, Failed, Server, milliseconds, sh, write_back
+
+
+PATIENCE = 10  # seconds until what should be there in a moment is given up
+
+
+def wait_for(what, happened):
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > deadline:
+            raise Failed(f"{what}: not within {PATIENCE} s")
+        time.sleep(0.001)
 
 
 class ByHand:
@@ -17,7 +29,7 @@ class ByHand:
         self.uri, self.socket, self.point = uri, socket, scratch / "fuse"
         self.nbd = pathlib.Path("/sys/module/nbd").exists()
         self.name = "nbd-client" if self.nbd else "nbdfuse and losetup"
-        self.device = None
+        self.device = self.process = None
 
     def attach(self):
         if self.nbd:
@@ -26,21 +38,20 @@ class ByHand:
             return
         self.point.mkdir(exist_ok=True)
         self.process = subprocess.Popen(["nbdfuse", str(self.point / "disk"), self.uri])
-        while not (self.point / "disk").exists():
-            time.sleep(0.001)
+        wait_for("nbdfuse", lambda: (self.point / "disk").exists() or self.process.poll() is not None)
         self.device = sh("losetup", "--find", "--show", "--direct-io=on", self.point / "disk").strip()
 
     def detach(self):
-        if self.device is None:
-            return
+        """Undoes as much of attach() as was done."""
         device, self.device = self.device, None
-        if self.nbd:
-            sh("nbd-client", "-d", device)
-            return
-        sh("losetup", "-d", device)
-        while subprocess.run(["fusermount3", "-u", str(self.point)], capture_output=True, check=False).returncode != 0:
-            time.sleep(0.001)
-        self.process.wait()
+        process, self.process = self.process, None
+        if device is not None:
+            sh(*(["nbd-client", "-d"] if self.nbd else ["losetup", "-d"]), device)
+        if process is not None:
+            unmount = ["fusermount3", "-u", str(self.point)]
+            wait_for("unmounting nbdfuse", lambda: process.poll() is not None or
+                     subprocess.run(unmount, capture_output=True, check=False).returncode == 0)
+            process.wait(PATIENCE)
 
 
 def fio_on_device(device, seconds, scratch):
@@ -86,11 +97,21 @@ class Attach:
         self.bench.say(f"{name:40} attach {middle[0]:6.1f} ms   detach {middle[1]:6.1f} ms   ({self.rounds} rounds)")
         self.bench.record("attach times", name, {"attach_ms": middle[0], "detach_ms": middle[1]})
 
-    def speed(self, name, device):
-        self.bench.progress.row(name)
-        figures = fio_on_device(device, self.bench.seconds, self.scratch)
-        self.bench.say(f"{name:40} " + "   ".join(f"{rw} {rate:9,.0f} /s" for rw, rate in figures.items()))
-        self.bench.record("attach speeds", name, figures)
+    def speeds(self, sides):
+        """fio on each device of {name: (attach, detach)} in turns; the volume was written as a whole before."""
+        runs = {name: [] for name in sides}
+        self.bench.progress.row("fio on the device")
+        for round_number in range(self.bench.rounds):
+            for name, (attach, detach) in sides.items():
+                self.bench.progress.turn(f"fio on the device: round {round_number + 1} of {self.bench.rounds}, {name}")
+                try:
+                    runs[name].append(fio_on_device(attach(), self.bench.seconds, self.scratch))
+                finally:
+                    detach()
+        for name, figures in runs.items():
+            middle = {rw: statistics.median(run[rw] for run in figures) for rw in figures[0]}
+            self.bench.say(f"{name:40} " + "   ".join(f"{rw} {rate:9,.0f} /s" for rw, rate in middle.items()))
+            self.bench.record("attach speeds", name, middle)
 
     def run(self):
         self.snapctl("create", "v", "--size", "256M")
@@ -106,12 +127,15 @@ class Attach:
     def with_server(self, server):
         self.times("snapctl attach, by serve", self.attach, self.detach)
         hand = ByHand(server.uri, server.socket, self.scratch)
+
+        def attach_by_hand():
+            hand.attach()
+            return hand.device
         try:
             self.times(f"by hand: {hand.name}", hand.attach, hand.detach)
-            self.speed("snapctl attach", self.attach())
-            self.detach()
-            hand.attach()
-            self.speed(f"by hand: {hand.name}", hand.device)
+            lean(server, "--read-percent 0 --sequential --once --block 256K --depth 8", 60)
+            write_back(self.scratch)
+            self.speeds({"snapctl attach": (self.attach, self.detach), f"by hand: {hand.name}": (attach_by_hand, hand.detach)})
         finally:
             hand.detach()
 

@@ -78,6 +78,17 @@ class Bench:
         self.progress.clear()
         print(line, flush=True)
 
+    def go_on_from(self, before):
+        """Keeps what an earlier run has measured; what is measured now takes its place."""
+        if before["settings"] != self.results["settings"]:
+            raise ValueError(f"the run before had other settings: {before['settings']}")
+        self.results = before
+
+    def part_ended(self, part, minutes):
+        others = [p for p in self.results["parts"] if p["part"] != part]
+        self.results["parts"] = [*others, {"part": part, "minutes": minutes}]
+        self.results["minutes"] = sum(p["minutes"] for p in self.results["parts"])
+
     def record(self, group, key, value):
         self.results.setdefault(group, {})[key] = value
 

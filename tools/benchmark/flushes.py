@@ -78,7 +78,7 @@ def on_loop_ext4(bench):
     """The same on a journaled ext4 in a loop device."""
     image, folder = bench.scratch / "ext4.img", bench.scratch / "ext4"
     with open(image, "wb") as f:
-        f.truncate(8 << 30)
+        f.truncate(8 * bench.size + (1 << 30))
     sh("mkfs.ext4", "-q", image)
     folder.mkdir()
     sh("mount", "-o", "loop", image, folder)

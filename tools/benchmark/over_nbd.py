@@ -93,7 +93,7 @@ POLLED = {"read-qd1", "write-qd1", "fio-read-qd1", "fio-write-qd1"}
 
 
 def meant_for(key, peer_key):
-    return peer_key != "snapctl-polling" or key in POLLED
+    return peer_key != "snapctl-sleeping" or key in POLLED
 
 
 def run_once(bench, row, server):

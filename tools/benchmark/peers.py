@@ -42,8 +42,8 @@ class Peers:
         sh("qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.raw, scratch / "base.qcow2")
         self.all = [
             Peer("snapctl", "snapctl", self._snapctl, copies_on_write=True),
-            Peer("snapctl-polling", "snapctl, busy poll 50 us", lambda state: ["env", "SNAPCTL_BUSY_POLL=50", *self._snapctl(state)],
-                 copies_on_write=True, suffix="-polling"),
+            Peer("snapctl-sleeping", "snapctl, no busy poll", lambda state: ["env", "SNAPCTL_BUSY_POLL=0", *self._snapctl(state)],
+                 copies_on_write=True, suffix="-sleeping"),
             Peer("bare", "bare server", lambda _: [BUILD / "tests/load/bare_server", self.raw]),
             Peer("qcow2", "qemu-nbd qcow2", lambda state: self._qcow2(state, f"{state}.qcow2"), copies_on_write=True),
             Peer("qcow2-extended", "qemu-nbd extended_l2",

@@ -80,8 +80,7 @@ def head(results):
     described = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts = ", ".join(f"{part['part']} {part['minutes']:.0f}" for part in results["parts"])
     return paragraphs(
-        f"`{results['command']}` measured this in {results['minutes']:.0f} minutes ({parts}) and wrote it; all figures of this "
-        f"part come from that one run. Medians of {settings['rounds']} rounds in turns (scale: {min(settings['rounds'], 3)}), "
+        f"`{'`, then `'.join(results['commands'])}` measured this in {results['minutes']:.0f} minutes ({parts}) and wrote it. Medians of {settings['rounds']} rounds in turns (scale: {min(settings['rounds'], 3)}), "
         f"{settings['seconds']:g} s a run, {settings['MiB']:,} MiB of random bytes, page cache warm where nothing else is said. "
         "Timings move by up to a factor of two between runs: read ratios, not digits.",
         f"Machine: {machine['cores']} cores ({machine['CPU']}), {machine['memory']} of memory, kernel {machine['kernel']}, "

@@ -145,6 +145,8 @@ def sparse_sizes(bench):
                 read = lean(server, "--depth 32 --seed 7", bench.seconds / 5)
         finally:
             store.snapctl("rm", "--yes", "sparse")
+        if read["reads"] > written["writes"]:
+            raise ValueError("the reads got past what was written")
         return {"sparse-write": written, "sparse-read": read}
     store = Store(bench, "sparse")
     in_turns(bench, {"sparse-write": curve("4 KiB random write over an empty volume, depth 32", "--read-percent 0 --depth 32"),

@@ -1,6 +1,7 @@
 """Runs in turns: A B A B ..., so that what else moves the machine moves all of them; medians, ratios and their spread."""
 
 import statistics
+import subprocess
 
 from benchmark.processes import Failed
 
@@ -38,7 +39,7 @@ def in_turns(bench, rows, names, measure):
             bench.progress.turn(f"{title}: round {round_number + 1} of {bench.rounds}, {name}")
             try:
                 figures = measure(name)
-            except (Failed, OSError, ValueError) as error:
+            except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
                 failed.add(name)
                 bench.failure(f"{title}: {name}: {error}")
                 continue

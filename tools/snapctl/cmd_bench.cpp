@@ -284,7 +284,8 @@ void add_bench_commands(CLI::App& app, Context& context) {
       ->type_name("[N,N...]");
   bench->footer(
       "Works on a clone, which is removed in the end, and takes as much space as the profiles\n"
-      "write. A PROFILE is the name of a file in fio-profiles/ without nbd- and .fio, or the path\n"
+      "write. (As any clone it seals what VOL has uncommitted: inspect counts a delta more.)\n"
+      "A PROFILE is the name of a file in fio-profiles/ without nbd- and .fio, or the path\n"
       "of a job file of your own, which finds the volume by ${URI} (with --device ${DEVICE}).\n"
       "IOPS are reads, writes and trims. CPU/REQUEST is the server's user and system time, over\n"
       "these and the flushes; where 'serve' has the store, its other clients are in it.\n"

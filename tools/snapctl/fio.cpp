@@ -154,7 +154,7 @@ Result<FioResult> run_fio(FioRun run) {
   options.errors = errors->get();
   options.own_group = true;
   auto fio = ChildProcess::start(
-      {*program, "--output-format=json+", "--eta=never", "--lat_percentiles=1",
+      {*program, "--output-format=json+", "--eta=never", "--thread", "--lat_percentiles=1",
        "--clat_percentiles=0", fmt::format("--runtime={:.0f}ms", run.seconds * 1000), run.job_file},
       std::move(options));
   if (!fio) return fio.error();
