@@ -13,7 +13,7 @@ import nbd
 import pytest
 from conftest import KIB, MIB, Client, noise, sh, wait_for
 from serve import StoreServer, descriptors
-from test_stop import ESHUTDOWN, SECTORS, Flood, Raw, ended
+from test_stop import ESHUTDOWN, SECTORS, Flood, Raw, ended, stop_while_flooded
 
 
 def refused(uri):
@@ -312,7 +312,7 @@ def test_term_finishes_or_refuses_what_is_in_flight_and_closes_every_volume(base
         silent = [Raw(server.uri("v0")).greet(), Raw(server.uri("v1")).enter()]
         floods = [Flood(server.uri(f"v{i}"), MIB) for i in range(3)]
         wait_for(lambda: min(len(f.replies) for f in floods) > 2 * SECTORS, seconds=60)
-        server.process.send_signal(signal.SIGTERM)
+        stop_while_flooded(server, floods)
         ended(server)
         for thread in [t for f in floods for t in f.threads]:
             thread.join()

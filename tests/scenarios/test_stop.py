@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import KIB, MIB, Client, wait_for
@@ -112,6 +113,19 @@ class Flood(Raw):
             assert content[offset:offset + SECTOR] == self.sector(number), f"{offset}: not what {number} wrote"
 
 
+def stop_while_flooded(server, floods):
+    """SIGTERM at a moment at which all floods have filled their sockets, however quick the server is."""
+    server.process.send_signal(signal.SIGSTOP)
+
+    def full():
+        before = [f.sent for f in floods]
+        time.sleep(0.1)
+        return before == [f.sent for f in floods]
+    wait_for(full)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGCONT)
+
+
 def ended(server):
     """Waits for a server that was told to stop, at most the 30 s that it has; what it said meanwhile."""
     server.snap.servers.remove(server)
@@ -133,7 +147,7 @@ def test_term_finishes_or_refuses_what_is_in_flight_and_keeps_what_was_answered(
         silent = [Raw(server.uri).greet(), Raw(server.uri).enter()]
         floods = [Flood(server.uri, (1 + i) * MIB) for i in range(4)]
         wait_for(lambda: min(len(f.replies) for f in floods) > 2 * SECTORS, seconds=60)
-        server.process.send_signal(signal.SIGTERM)
+        stop_while_flooded(server, floods)
         ended(server)
         for thread in [t for f in floods for t in f.threads]:
             thread.join()
