@@ -238,6 +238,32 @@ TEST_CASE("a journal whose areas were never stored is not written to as if they 
   CHECK(block == std::vector<std::byte>(kBlockSize, std::byte{1}));
 }
 
+namespace {
+Task<void> cut_a_record_short(SimDisk* disk) {
+  PatternSource below;
+  const std::vector<std::byte> block(kBlockSize, std::byte{1});
+  Delta::CreateOptions options{test_uuid(3), kSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  must(co_await delta->write(ByteOffset(kBlockSize), block, below, Durability::kDurable));
+  // The block itself comes first, then its record.
+  disk->inject({SimOpKind::kWrite, 2, 0, 700});
+  must(co_await delta->write(ByteOffset(0), block, below, Durability::kDurable));
+  disk->freeze_after(0);
+  auto closed = co_await delta->close();
+  CHECK(!closed);
+}
+}  // namespace
+
+TEST_CASE("a record that took two writes is stable when its flush is answered") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(cut_a_record_short(&disk));
+  disk.crash_all_lost();
+  std::vector<std::byte> block(kBlockSize);
+  loop.run(read_first_block(&disk, &block));
+  CHECK(block == std::vector<std::byte>(kBlockSize, std::byte{1}));
+}
+
 TEST_CASE("a sync that failed makes the delta read-only until it is opened again") {
   SimDisk disk;
   SimLoop loop(1);

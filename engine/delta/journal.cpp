@@ -34,13 +34,15 @@ Task<Result<Journal::Files>> Journal::open(Directory& dir, std::string name, Ope
   past_cache.direct = true;
   auto direct = co_await dir.open(name, past_cache);
   if (direct) files.direct = std::move(*direct);
+  auto look = [&file = *files.buffered] { return takes_durable_writes(file); };
+  files.syncs_writes = co_await offload(look);
   co_return std::move(files);
 }
 
 Journal::Journal(Files files, Uuid id, const ChecksumSecret& secret, std::uint64_t last_sequence)
     : file_(std::move(files.buffered)),
       direct_(std::move(files.direct)),
-      syncs_writes_(takes_durable_writes(*file_)),
+      syncs_writes_(files.syncs_writes),
       id_(id),
       secret_(secret),
       last_sequence_(last_sequence) {}
@@ -62,18 +64,15 @@ Result<std::span<std::byte>> Journal::frame_memory(std::uint64_t length) {
 }
 
 Task<Result<void>> Journal::write_stable(std::span<const std::byte> bytes, std::uint64_t offset) {
-  File* file = direct_ != nullptr ? direct_.get() : file_.get();
-  while (!bytes.empty()) {
-    auto wrote = co_await write_durably(*file, bytes, ByteOffset(offset), syncs_writes_);
-    SNAP_CO_RETURN_IF_ERROR(wrote);
-    if (*wrote == 0) {
-      co_return Error(ErrorCode::kIo, "write to " + file_->path() + " at " +
-                                          std::to_string(offset) + ": the kernel wrote nothing");
-    }
-    bytes = bytes.subspan(*wrote);
-    offset += *wrote;
-    file = file_.get();  // what a short write left may not be aligned any more
-  }
+  File& file = direct_ != nullptr ? *direct_ : *file_;
+  auto wrote = co_await write_durably(file, bytes, ByteOffset(offset), syncs_writes_);
+  SNAP_CO_RETURN_IF_ERROR(wrote);
+  if (*wrote == bytes.size()) co_return Result<void>();
+  // What a short write left may not be aligned any more.
+  auto rest = co_await write_all(*file_, bytes.subspan(*wrote), ByteOffset(offset + *wrote));
+  SNAP_CO_RETURN_IF_ERROR(rest);
+  auto synced = co_await data_sync(*file_);
+  SNAP_CO_RETURN_IF_ERROR(synced);
   co_return Result<void>();
 }
 

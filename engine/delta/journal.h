@@ -49,6 +49,7 @@ class Journal {
   struct Files {
     std::unique_ptr<File> buffered;
     std::unique_ptr<File> direct;  ///< the same file, past the page cache; null: not possible here
+    bool syncs_writes = false;     ///< takes_durable_writes()
   };
   /// Opens the file for both ways.
   static Task<Result<Files>> open(Directory& dir, std::string name, OpenFlags flags);
@@ -130,7 +131,7 @@ class Journal {
 
   std::unique_ptr<File> file_;
   std::unique_ptr<File> direct_;
-  const bool syncs_writes_;  ///< takes_durable_writes()
+  const bool syncs_writes_;
   LazyMemory frame_;         ///< in which records are made
   Uuid id_;
   ChecksumSecret secret_;

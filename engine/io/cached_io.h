@@ -35,8 +35,8 @@ inline FileOp write_cached(File& f, std::span<const std::byte> in, ByteOffset at
                 brief && fits ? kBriefWrite : 0);
 }
 
-/// read_some(), on the loop's thread if the file is real and has the bytes, or some of them, in the
-/// page cache; for at most kMaxReadPiece.
+/// read_some(). Of a real file, a short one is done on the loop's thread if the bytes, or some of
+/// them, are in the page cache; with io_uring a long one by a kernel worker.
 inline FileOp read_cached(File& f, std::span<std::byte> out, ByteOffset at) {
   const bool is_long = out.size() >= kLongReadBytes;
   return FileOp(f, IoOpcode::kRead, out.data(), out.size(), at.value,

@@ -1,24 +1,19 @@
 #include "engine/io/durable_write.h"
 
-#include <linux/magic.h>
-#include <sys/vfs.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <string_view>
+
+#include "engine/io/real_calls.h"
 
 namespace snap {
 
-namespace {
-constexpr std::uint32_t kXfsMagic = 0x58465342;  // not in linux/magic.h everywhere
-constexpr std::array<std::uint32_t, 5> kKnown = {EXT4_SUPER_MAGIC, kXfsMagic, BTRFS_SUPER_MAGIC,
-                                                 F2FS_SUPER_MAGIC, TMPFS_MAGIC};
-}  // namespace
-
 bool takes_durable_writes(const File& f) noexcept {
-  struct statfs s {};
-  if (f.native_handle() < 0 || ::fstatfs(f.native_handle(), &s) != 0) return false;
-  return std::ranges::find(kKnown, static_cast<std::uint32_t>(s.f_type)) != kKnown.end();
+  constexpr std::array<std::string_view, 5> kKnown = {"ext4", "xfs", "btrfs", "f2fs", "tmpfs"};
+  if (f.native_handle() < 0) return false;
+  const real::SpaceResult found = real::space_of(f.native_handle());
+  return found.err == 0 && std::ranges::find(kKnown, found.space.type) != kKnown.end();
 }
 
 Task<Result<std::size_t>> write_durably(File& f, std::span<const std::byte> in, ByteOffset at,

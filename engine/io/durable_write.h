@@ -18,7 +18,7 @@ inline bool is_durable_write(const IoOp& op) noexcept {
 }
 
 /// Whether the file is on a file system that is known to keep what RWF_DSYNC says. Others may pass
-/// it on to who ignores it (FUSE), or not look at it (9p). A system call.
+/// it on to who ignores it (FUSE), or not look at it (9p). Blocks: for offload().
 bool takes_durable_writes(const File& f) noexcept;
 
 /// Writes as write_some() does; the bytes that it tells of are stable, as after a data_sync(). What

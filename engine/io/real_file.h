@@ -1,7 +1,7 @@
 // RealFile and RealDirectory: File and Directory over the kernel's file systems.
 //
-// Reads, writes, syncs, punches and allocations are IoOps of the current loop (but brief writes,
-// engine/io/cached_io.h, are done at once). Everything else is
+// Reads, writes, syncs, punches and allocations are IoOps of the current loop (but brief writes and
+// cached reads, engine/io/cached_io.h, are done at once). Everything else is
 // a metadata system call, which may wait for the disk, and so runs by offload(). Descriptors are
 // O_CLOEXEC. All names are resolved relative to an open directory (openat and friends), so that a
 // directory that is renamed above us is no surprise.

@@ -7,7 +7,7 @@ import subprocess
 from benchmark.processes import Failed
 from benchmark.turns import median_of
 
-COLOURS = ["#0060ad", "#444444", "#c03030", "#e08060", "#f0b080", "#2e8b57", "#7fbf7f", "#b0d8b0"]
+COLOURS = ["#0060ad", "#444444", "#c03030", "#e08060", "#f0b080", "#2e8b57", "#7fbf7f", "#b0d8b0", "#8060c0"]
 PANELS = ["read-qd1", "read-qd32", "read-qd32-2", "write-qd1", "write-qd32", "overwrite-qd32", "mix-qd32", "flushed-qd32"]
 
 
