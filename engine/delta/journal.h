@@ -132,7 +132,7 @@ class Journal {
   std::unique_ptr<File> file_;
   std::unique_ptr<File> direct_;
   const bool syncs_writes_;
-  LazyMemory frame_;         ///< in which records are made
+  LazyMemory frame_;  ///< in which records are made
   Uuid id_;
   ChecksumSecret secret_;
   std::uint64_t area_length_ = kJournalAreaInitial;

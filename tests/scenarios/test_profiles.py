@@ -69,6 +69,12 @@ def test_there_is_a_profile_of_each_name_and_no_other(where):
     assert {p.stem.removeprefix(where + "-") for p in PROFILES.glob(where + "-*.fio")} == set(ASKED)
 
 
+def test_each_job_file_says_what_it_asks_of_the_engine():
+    for file in PROFILES.glob("*.fio"):
+        head = [line for line in file.read_text().split("[", 1)[0].splitlines() if line.startswith(";")]
+        assert any("of the engine" in line or "at best" in line for line in head), file.name
+
+
 def test_over_nbd_each_profile_does_what_its_name_says(snap):
     snap.image("base:1", noise(32 * MIB, 1))
     snap("create", "v", "--from", "base:1")
