@@ -163,6 +163,10 @@ Task<Result<void>> DeltaImpl::read(ByteOffset at, std::span<std::byte> out) {
   co_return Result<void>();
 }
 
+bool DeltaImpl::read_now(ByteOffset at, std::span<std::byte> out) noexcept {
+  return data_->read_now(out, at);
+}
+
 // ---- Write
 
 Result<void> DeltaImpl::check_change(ByteOffset at, std::uint64_t length) const {

@@ -92,6 +92,8 @@ class Delta {
 
   /// Reads bytes of the data file. The caller has seen data bits for all blocks that it touches.
   virtual Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) = 0;
+  /// The same, if it takes no waiting. False: not done; read() does it, or says why not.
+  virtual bool read_now(ByteOffset at, std::span<std::byte> out) noexcept = 0;
   /// Writes any bytes within size. Blocks that are covered in part and absent are completed from
   /// `below`. The data bit is set after the write has completed.
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,

@@ -47,6 +47,7 @@ class DeltaImpl final : public Delta {
   BlockState lookup(ChunkIndex chunk) const noexcept override;
   std::optional<ChunkIndex> next_present(ChunkIndex from) const noexcept override;
   Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override;
+  bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, BlockSource& below,
                            Durability durability) override;
   Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,

@@ -103,9 +103,8 @@ std::int64_t run_file_op(const IoOp& op) noexcept {
   }
 }
 
-std::int64_t read_without_waiting(const IoOp& op) noexcept {
-  const iovec one{op.buffer, op.length};
-  const ssize_t n = ::preadv2(op.fd, &one, 1, signed_offset(op), RWF_NOWAIT);
+std::int64_t read_without_waiting(int fd, const iovec& piece, std::uint64_t offset) noexcept {
+  const ssize_t n = ::preadv2(fd, &piece, 1, static_cast<off_t>(offset), RWF_NOWAIT);
   return n >= 0 ? n : -EAGAIN;
 }
 

@@ -2,6 +2,8 @@
 // io_uring.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstdint>
 
 #include "snap/event_loop.h"
@@ -21,10 +23,10 @@ bool is_file_op(IoOpcode opcode) noexcept;
 /// Runs a file op, waiting for the disk: bytes, or -errno. EINTR is retried.
 std::int64_t run_file_op(const IoOp& op) noexcept;
 
-/// Runs a kRead of a file that is not open for direct I/O if the page cache can answer it, or a
-/// part of it, at once; else -EAGAIN, whatever the reason: the call that waits finds it again.
-std::int64_t read_without_waiting(const IoOp& op) noexcept;
-/// The same for any small read of any file.
+/// Reads from a file that is not open for direct I/O what the page cache can answer at once: bytes,
+/// or -EAGAIN, whatever the reason: the call that waits finds it again.
+std::int64_t read_without_waiting(int fd, const iovec& piece, std::uint64_t offset) noexcept;
+/// The same for any small kRead or kReadv of any file.
 std::int64_t read_if_cached(const IoOp& op) noexcept;
 
 /// Runs a socket op without waiting: its result, or -EAGAIN where it would wait. EINTR is retried.

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include <new>
 
@@ -60,13 +61,18 @@ bool RealFile::start(IoOp& op) {
     }
   }
   if (op.opcode == IoOpcode::kRead && op.flags == kCachedRead) {
-    const std::int64_t got = read_without_waiting(op);
+    const std::int64_t got = read_without_waiting(op.fd, iovec{op.buffer, op.length}, op.offset);
     if (got >= 0) {
       op.result = got;
       return false;
     }
   }
   return EventLoop::current()->submit(op);
+}
+
+bool RealFile::read_now(std::span<std::byte> out, ByteOffset at) noexcept {
+  const iovec piece{out.data(), out.size()};
+  return read_without_waiting(fd_.get(), piece, at.value) == static_cast<std::int64_t>(out.size());
 }
 
 Task<Result<FileStat>> RealFile::stat() {

@@ -23,6 +23,7 @@ class RealFile final : public File {
   ~RealFile() override;
 
   bool start(IoOp& op) override;
+  bool read_now(std::span<std::byte> out, ByteOffset at) noexcept override;
   Task<Result<FileStat>> stat() override;
   Task<Result<void>> truncate(std::uint64_t size) override;
   Task<Result<void>> set_mode(unsigned mode) override;

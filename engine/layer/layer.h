@@ -129,6 +129,8 @@ class Layer {
   /// A bare read of the file, for raw chunks that are verified: the resolved map reads through
   /// this.
   FileOp read_raw(std::span<std::byte> out, ByteOffset file_offset);
+  /// The same, if it takes no waiting; see File::read_now.
+  bool read_raw_now(std::span<std::byte> out, ByteOffset file_offset) noexcept;
 
   /// Checks every byte: slices, chunks, SHA-256 of every chunk, content digest, and canonical form.
   /// `progress` is told the stored bytes checked so far.

@@ -346,6 +346,10 @@ Task<Result<void>> Layer::verify_entry(std::size_t slice, std::size_t index) {
   co_return read;
 }
 
+bool Layer::read_raw_now(std::span<std::byte> out, ByteOffset file_offset) noexcept {
+  return impl_->file->read_now(out, file_offset);
+}
+
 FileOp Layer::read_raw(std::span<std::byte> out, ByteOffset file_offset) {
   return read_cached(*impl_->file, out, file_offset);
 }

@@ -29,6 +29,11 @@ class Export {
   virtual bool read_only() const noexcept = 0;
 
   virtual Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) = 0;
+  /// As Volume::read_now.
+  virtual bool read_now(ByteOffset at, std::span<std::byte> out) noexcept {
+    (void)at, (void)out;
+    return false;
+  }
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
                                    Volume::WriteOptions options) = 0;
   virtual Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length,

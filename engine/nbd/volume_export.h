@@ -25,6 +25,9 @@ class VolumeExport final : public Export {
   std::uint64_t size() const noexcept override { return volume_->size(); }
   bool read_only() const noexcept override { return force_read_only_ || volume_->read_only(); }
 
+  bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override {
+    return volume_->read_now(at, out);
+  }
   // None of these is a coroutine: the volume's own task is handed on, without another frame.
   Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override {
     return volume_->read(at, out);

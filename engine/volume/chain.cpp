@@ -31,7 +31,7 @@ Chain::Chain(Volume::Parts parts) : parts_(std::move(parts)) {
 }
 
 Result<void> Chain::check_range(ByteOffset at, std::uint64_t length) const {
-  if (at.value <= size() && length <= size() - at.value) return {};
+  if (contains(at, length)) return {};
   return Error(ErrorCode::kInvalidArgument,
                "the range of " + std::to_string(length) + " bytes at " + std::to_string(at.value) +
                    " is not within the volume of " + std::to_string(size()) + " bytes");
@@ -109,6 +109,23 @@ Task<Result<void>> Chain::read(std::size_t first, ByteOffset at, std::span<std::
     }
   }
   co_return Result<void>();
+}
+
+bool Chain::read_now(ByteOffset at, std::span<std::byte> out) const noexcept {
+  while (!out.empty()) {
+    const Run run = run_at(0, at, out.size());
+    const std::span<std::byte> piece = out.first(static_cast<std::size_t>(run.length));
+    if (run.level == kZeroLevel) {
+      std::memset(piece.data(), 0, piece.size());
+    } else if (run.level == stack_level()) {
+      if (!parts_.layers->read_now(at, piece)) return false;
+    } else {
+      if (!levels_[run.level].delta->read_now(at, piece)) return false;
+    }
+    at = at + run.length;
+    out = out.subspan(piece.size());
+  }
+  return true;
 }
 
 Task<Result<Chain::ChunkView>> Chain::view(std::size_t first, ChunkIndex chunk) const {

@@ -38,6 +38,9 @@ class Chain {
   /// Bytes up to which the layers are visible.
   std::uint64_t stack_limit() const noexcept { return stack_limit_; }
 
+  bool contains(ByteOffset at, std::uint64_t length) const noexcept {
+    return at.value <= size() && length <= size() - at.value;
+  }
   /// InvalidArgument if [at, at + length) is not within the size.
   Result<void> check_range(ByteOffset at, std::uint64_t length) const;
 
@@ -46,6 +49,8 @@ class Chain {
 
   /// Fills `out` from `at`, any alignment; bytes beyond every limit read zero.
   Task<Result<void>> read(std::size_t first, ByteOffset at, std::span<std::byte> out) const;
+  /// The same from level 0 on, if it takes no waiting. False: not done.
+  bool read_now(ByteOffset at, std::span<std::byte> out) const noexcept;
 
   /// What one chunk is made of.
   struct ChunkView {

@@ -38,6 +38,7 @@ class ResolvedStack final : public LayerStack {
   std::uint64_t size() const noexcept override { return size_; }
 
   Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override;
+  bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override;
   Task<Result<void>> read_chunk(ChunkIndex chunk, BlockMask which,
                                 std::span<std::byte> out) override;
   Task<Result<StackState>> state(ChunkIndex chunk) override;
@@ -190,6 +191,30 @@ Task<Result<void>> ResolvedStack::read(ByteOffset at, std::span<std::byte> out) 
     }
   }
   co_return Result<void>();
+}
+
+bool ResolvedStack::read_now(ByteOffset at, std::span<std::byte> out) noexcept {
+  while (!out.empty()) {
+    if (at.value >= size_) {
+      std::memset(out.data(), 0, out.size());
+      return true;
+    }
+    const LeafCache::Leaf leaf = cache_.find(leaf_of(chunk_of(at)));
+    if (leaf == nullptr) return false;
+    const LeafRun run = leaf->run_at(at, out.size());
+    const std::span<std::byte> piece = out.first(static_cast<std::size_t>(run.length));
+    if (run.kind == LeafRun::Kind::kRaw) {
+      if (!run.verified) return false;
+      if (!layers_[run.layer]->read_raw_now(piece, ByteOffset(run.file_offset))) return false;
+    } else if (run.kind == LeafRun::Kind::kPacked) {
+      return false;
+    } else {
+      std::memset(piece.data(), 0, piece.size());
+    }
+    at = at + run.length;
+    out = out.subspan(piece.size());
+  }
+  return true;
 }
 
 /// What a short read left. The end of the file before the end of a chunk is damage.

@@ -51,6 +51,9 @@ class LayerStack {
 
   /// Fills `out` from `at`, any alignment; bytes past size() read zero.
   virtual Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) = 0;
+  /// The same, if it takes no waiting: all leaves are filled, all chunks raw and verified, all
+  /// bytes in the page cache. False: not done.
+  virtual bool read_now(ByteOffset at, std::span<std::byte> out) noexcept = 0;
   /// Fills the blocks in `which` of `chunk` into the places that they have in `out` (65536 bytes,
   /// block b at b * 4096); other places are left alone. Blocks without data are filled with zeros.
   virtual Task<Result<void>> read_chunk(ChunkIndex chunk, BlockMask which,

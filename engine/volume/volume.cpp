@@ -6,6 +6,7 @@
 #include <functional>
 #include <thread>
 
+#include "engine/io/cached_io.h"
 #include "engine/volume/volume_impl.h"
 
 namespace snap {
@@ -90,6 +91,15 @@ Task<Result<void>> Volume::read(ByteOffset at, std::span<std::byte> out) {
   if (result) result = co_await chain->read(0, at, out);
   counted.end(out.size(), result.has_value());
   co_return result;
+}
+
+bool Volume::read_now(ByteOffset at, std::span<std::byte> out) noexcept {
+  if (out.size() >= kLongReadBytes) return false;  // better copied by another processor
+  const EventLoop::Clock::time_point begun = EventLoop::current()->now();
+  const std::shared_ptr<const Chain> chain = impl_->chain();
+  if (!chain->contains(at, out.size()) || !chain->read_now(at, out)) return false;
+  impl_->count(RequestKind::kRead, begun, out.size());
+  return true;
 }
 
 Task<Result<void>> Volume::write(ByteOffset at, std::span<const std::byte> bytes,

@@ -60,6 +60,8 @@ class Volume::Impl {
     const RequestKind kind_;
     const EventLoop::Clock::time_point begun_;
   };
+  /// Counts one that began and has ended without waiting.
+  void count(RequestKind kind, EventLoop::Clock::time_point begun, std::uint64_t bytes) noexcept;
   Stats stats() const noexcept;
 
   /// Waits until no request uses a chain that was replaced.

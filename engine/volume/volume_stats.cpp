@@ -22,7 +22,24 @@ struct Volume::Impl::Counters {
   };
   Count begun{0};
   std::array<Kind, kRequestKinds> kinds;
+
+  void end(RequestKind kind, EventLoop::Clock::time_point at, std::uint64_t bytes,
+           bool ok) noexcept;
 };
+
+/// Of a request that began at `at`.
+void Volume::Impl::Counters::end(RequestKind request, EventLoop::Clock::time_point at,
+                                 std::uint64_t bytes, bool ok) noexcept {
+  const std::chrono::nanoseconds took = EventLoop::current()->now() - at;
+  Kind& kind = kinds[static_cast<std::size_t>(request)];
+  add(kind.latency[LatencyHistogram::bucket_of(took)]);
+  add(kind.total_ns, static_cast<std::uint64_t>(std::max<std::int64_t>(took.count(), 0)));
+  if (ok) {
+    add(kind.bytes, bytes);
+  } else {
+    add(kind.errors);
+  }
+}
 
 Volume::Impl::~Impl() {
   for (Shard& shard : shards_)
@@ -46,15 +63,14 @@ Volume::Impl::Counted::Counted(Impl& impl, RequestKind kind) noexcept
 }
 
 void Volume::Impl::Counted::end(std::uint64_t bytes, bool ok) noexcept {
-  const std::chrono::nanoseconds took = EventLoop::current()->now() - begun_;
-  Counters::Kind& kind = counters_.kinds[static_cast<std::size_t>(kind_)];
-  add(kind.latency[LatencyHistogram::bucket_of(took)]);
-  add(kind.total_ns, static_cast<std::uint64_t>(std::max<std::int64_t>(took.count(), 0)));
-  if (ok) {
-    add(kind.bytes, bytes);
-  } else {
-    add(kind.errors);
-  }
+  counters_.end(kind_, begun_, bytes, ok);
+}
+
+void Volume::Impl::count(RequestKind kind, EventLoop::Clock::time_point begun,
+                         std::uint64_t bytes) noexcept {
+  Counters& mine = counters();
+  add(mine.begun);
+  mine.end(kind, begun, bytes, true);
 }
 
 Volume::Stats Volume::Impl::stats() const noexcept {

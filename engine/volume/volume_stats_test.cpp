@@ -62,8 +62,10 @@ TEST_CASE("quantiles are the ends of the buckets that hold them") {
 
 Task<void> read_often(Volume* volume, int times) {
   std::vector<std::byte> bytes(512);
-  for (int i = 0; i < times; ++i)
+  for (int i = 0; i < times; ++i) {
+    if (i % 2 == 0 && volume->read_now(ByteOffset(0), bytes)) continue;
     must(co_await volume->read(ByteOffset(0), bytes));
+  }
   auto beyond = co_await volume->read(ByteOffset(volume->size()), bytes);
   CHECK_FALSE(beyond);
 }

@@ -17,6 +17,8 @@ class Driver {
   Driver(Directory& root, std::uint64_t seed) : root_(root), random_(seed) {}
 
   Task<void> run(std::size_t steps);
+  /// Reads that took no waiting.
+  std::size_t read_at_once() const { return read_at_once_; }
 
  private:
   Task<void> create();
@@ -46,6 +48,7 @@ class Driver {
   Record record_;
   VolumeModel model_;
   int next_name_ = 0;
+  std::size_t read_at_once_ = 0;
 };
 
 Task<Result<void>> succeed() {
@@ -144,7 +147,11 @@ Task<void> Driver::zero_or_trim() {
 Task<void> Driver::check_read() {
   const auto [at, length] = range();
   Bytes got = random_bytes(random_, length);
-  must(co_await volume_->read(ByteOffset(at), got));
+  if (random_.below(2) == 0 && volume_->read_now(ByteOffset(at), got)) {
+    ++read_at_once_;
+  } else {
+    must(co_await volume_->read(ByteOffset(at), got));
+  }
   const auto differs = first_difference(got, std::span(model_.content).subspan(at, length));
   CAPTURE(at, length, differs.value_or(0));
   CHECK_FALSE(differs);
@@ -312,6 +319,7 @@ void drive(const std::string& kind, std::uint64_t seed) {
   if (kind == "simulated") rig.loop = std::make_unique<SimLoop>(seed);
   Driver driver(*rig.root, seed);
   rig.loop->run(driver.run(400));
+  if (kind != "simulated") CHECK(driver.read_at_once() > 0);
 }
 
 }  // namespace
@@ -344,6 +352,8 @@ Task<void> bad_requests(Directory& root) {
   auto beyond = co_await volume->read(ByteOffset(record.size - 4095), bytes);
   REQUIRE_FALSE(beyond.has_value());
   CHECK(beyond.error().code() == ErrorCode::kInvalidArgument);
+  CHECK_FALSE(volume->read_now(ByteOffset(record.size - 4095), bytes));
+  CHECK_FALSE(volume->read_now(ByteOffset(~std::uint64_t{0}), bytes));
   auto wraps = co_await volume->trim(ByteOffset(4096), ~std::uint64_t{0}, {});
   REQUIRE_FALSE(wraps.has_value());
   CHECK(wraps.error().code() == ErrorCode::kInvalidArgument);

@@ -40,6 +40,10 @@ class TestFile final : public File {
     op.file = inner_.get();
     return inner_->start(op);
   }
+  bool read_now(std::span<std::byte> out, ByteOffset at) noexcept override {
+    if (reads_ != nullptr) reads_->fetch_add(1);
+    return inner_->read_now(out, at);
+  }
   Task<Result<FileStat>> stat() override { return inner_->stat(); }
   Task<Result<void>> truncate(std::uint64_t size) override { return inner_->truncate(size); }
   Task<Result<void>> set_mode(unsigned mode) override { return inner_->set_mode(mode); }

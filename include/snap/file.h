@@ -44,6 +44,12 @@ class File {
 
   /// Begins `op`, whose opcode, buffer and so on are set; see EventLoop::submit.
   virtual bool start(IoOp& op) = 0;
+  /// Fills `out` from `at` if that takes no waiting, as when the bytes are in the page cache.
+  /// False: not done, or in part, and only read_some() can say why. Not for files open `direct`.
+  virtual bool read_now(std::span<std::byte> out, ByteOffset at) noexcept {
+    (void)out, (void)at;
+    return false;
+  }
 
   /// For messages: the path as it was opened.
   const std::string& path() const noexcept { return path_; }

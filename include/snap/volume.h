@@ -72,6 +72,10 @@ class Volume {
   // ---- Data. On failure: ReadOnly, NoSpace, Io, Corrupt, OutOfMemory, InvalidArgument, Cancelled.
 
   Task<Result<void>> read(ByteOffset at, std::span<std::byte> out);
+  /// The same in one call without a task, if that takes no waiting: most reads of less than 64 KiB
+  /// do not. False: not done, nothing is counted, `out` may be filled in part; read() does it, or
+  /// says why not.
+  bool read_now(ByteOffset at, std::span<std::byte> out) noexcept;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, WriteOptions options);
   Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, ZeroOptions options);
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, WriteOptions options);
