@@ -26,6 +26,7 @@ struct DeltaImpl::Pieces {
   ByteOffset at;
   std::span<const std::byte> bytes;
   BlockSource* below;
+  bool brief;
   std::optional<Error> error;
   WaitGroup workers;
 };
@@ -195,18 +196,21 @@ Task<Result<void>> DeltaImpl::flush_if(Durability durability) {
 }
 
 Task<Result<void>> DeltaImpl::write(ByteOffset at, std::span<const std::byte> bytes,
-                                    BlockSource& below, Durability durability) {
+                                    BlockSource& below, WriteMode mode) {
   auto allowed = check_change(at, bytes.size());
   SNAP_CO_RETURN_IF_ERROR(allowed);
   if (bytes.empty()) co_return Result<void>();
+  // A worker's waking up takes half as long as its copy: worth it if this thread has work
+  // meanwhile.
+  const bool brief = bytes.size() < kLongBytes || !mode.others_wait;
   if (chunk_of(at) == chunk_of(at + (bytes.size() - 1))) {
-    auto written = co_await write_piece(at, bytes, below);
+    auto written = co_await write_piece(at, bytes, below, brief);
     SNAP_CO_RETURN_IF_ERROR(written);
   } else {
-    auto written = co_await write_pieces(at, bytes, below);
+    auto written = co_await write_pieces(at, bytes, below, brief);
     SNAP_CO_RETURN_IF_ERROR(written);
   }
-  if (durability == Durability::kDurable) {
+  if (mode.durability == Durability::kDurable) {
     auto flushed = co_await flush_write(at, bytes.size());
     SNAP_CO_RETURN_IF_ERROR(flushed);
   }
@@ -220,7 +224,7 @@ Task<void> DeltaImpl::work_on(Pieces* pieces) {
     const auto piece = pieces->bytes.first(std::min(pieces->bytes.size(), room));
     pieces->at = at + piece.size();
     pieces->bytes = pieces->bytes.subspan(piece.size());
-    auto written = co_await write_piece(at, piece, *pieces->below);
+    auto written = co_await write_piece(at, piece, *pieces->below, pieces->brief);
     if (!written && !pieces->error) pieces->error = written.error();
     if (!pieces->bytes.empty()) co_await yield_now();  // others have their turn
   }
@@ -228,12 +232,13 @@ Task<void> DeltaImpl::work_on(Pieces* pieces) {
 }
 
 Task<Result<void>> DeltaImpl::write_pieces(ByteOffset at, std::span<const std::byte> bytes,
-                                           BlockSource& below) {
+                                           BlockSource& below, bool brief) {
   static_assert(kMaxWritePiece == kChunkSize, "a piece is what one chunk has of a write");
   Pieces pieces;
   pieces.at = at;
   pieces.bytes = bytes;
   pieces.below = &below;
+  pieces.brief = brief;
   const std::size_t count = chunk_of(at + (bytes.size() - 1)) - chunk_of(at) + std::uint64_t{1};
   const std::size_t workers = std::min(count, kPiecesInFlight);
   pieces.workers.add(workers);
@@ -246,7 +251,7 @@ Task<Result<void>> DeltaImpl::write_pieces(ByteOffset at, std::span<const std::b
 }
 
 Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::byte> bytes,
-                                          BlockSource& below) {
+                                          BlockSource& below, bool brief) {
   const ChunkIndex chunk = chunk_of(at);
   const BlockMask mask = blocks_of(at, bytes.size());
   auto touched = blocks_->touch(chunk);
@@ -276,8 +281,8 @@ Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::by
   std::optional<Error> error;
   if (whole || (mask & ~data_of(before)) == 0) {
     // A punch keeps the inode's lock for long: no loop waits for that.
-    const bool brief = punching_.load(std::memory_order_relaxed) == 0;
-    auto write = write_cached(*data_, bytes, at, brief);
+    const bool punches = punching_.load(std::memory_order_relaxed) != 0;
+    auto write = write_cached(*data_, bytes, at, brief && !punches);
     auto written = co_await write;
     if (!written) {
       error = written.error();

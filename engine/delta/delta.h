@@ -64,6 +64,12 @@ class Delta {
   };
   /// Replies to the caller before or after the write is durable.
   enum class Durability { kCached, kDurable };
+  /// How a write is done.
+  struct WriteMode {
+    WriteMode(Durability d, bool waiting = false) : durability(d), others_wait(waiting) {}
+    Durability durability;
+    bool others_wait;  ///< see Volume::WriteOptions
+  };
 
   /// Makes the files of a new delta in `dir` (empty, its own) and syncs them and `dir`; writes less
   /// than 64 KiB. The caller makes `dir`'s name durable.
@@ -97,7 +103,7 @@ class Delta {
   /// Writes any bytes within size. Blocks that are covered in part and absent are completed from
   /// `below`. The data bit is set after the write has completed.
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
-                                   BlockSource& below, Durability durability) = 0;
+                                   BlockSource& below, WriteMode mode) = 0;
   /// Makes the range read zero: whole blocks by zero bits and a hole (with `keep_allocated`: by
   /// writing zeros), the edges by writing.
   virtual Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,

@@ -49,7 +49,7 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override;
   bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, BlockSource& below,
-                           Durability durability) override;
+                           WriteMode mode) override;
   Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,
                                   bool keep_allocated, Durability durability) override;
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;
@@ -90,10 +90,11 @@ class DeltaImpl final : public Delta {
 
   // delta.cpp
   Result<void> check_change(ByteOffset at, std::uint64_t length) const;
+  /// `brief`: by this loop's own thread, if nothing makes it wait.
   Task<Result<void>> write_piece(ByteOffset at, std::span<const std::byte> bytes,
-                                 BlockSource& below);
+                                 BlockSource& below, bool brief);
   Task<Result<void>> write_pieces(ByteOffset at, std::span<const std::byte> bytes,
-                                  BlockSource& below);
+                                  BlockSource& below, bool brief);
   Task<void> work_on(Pieces* pieces);
   /// Writes within one chunk whose blocks are held; completes edges where `before` has no data.
   Task<Result<void>> write_held(ByteOffset at, std::span<const std::byte> bytes, MapWord before,

@@ -55,7 +55,8 @@ Task<void> random_operation(Delta* delta, std::vector<std::byte>* model, SeededR
   const auto durability = random->below(10) == 0 ? Durability::kDurable : Durability::kCached;
   if (kind < 4) {
     const auto bytes = random_bytes(*random, length);
-    auto done = co_await delta->write(ByteOffset(at), bytes, *below, durability);
+    const Delta::WriteMode mode(durability, random->below(2) == 0);
+    auto done = co_await delta->write(ByteOffset(at), bytes, *below, mode);
     must(done);
     std::copy(bytes.begin(), bytes.end(), model->begin() + static_cast<std::ptrdiff_t>(at));
   } else if (kind < 6) {

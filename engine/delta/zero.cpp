@@ -66,7 +66,7 @@ Task<Result<void>> DeltaImpl::write_zero_bytes(std::uint64_t begin, std::uint64_
   while (begin < end) {
     const std::uint64_t room = kChunkSize - begin % kChunkSize;
     const auto piece = std::span(kZeros).first(std::min(end - begin, room));
-    auto written = co_await write_piece(ByteOffset(begin), piece, below);
+    auto written = co_await write_piece(ByteOffset(begin), piece, below, true);
     SNAP_CO_RETURN_IF_ERROR(written);
     begin += piece.size();
   }

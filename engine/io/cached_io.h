@@ -8,6 +8,9 @@
 // kernel makes it wait, for a punch or a journal commit, or because there are too many dirty pages.
 // So whoever expects no waiting says so, for a small write; and after writes that did wait, those
 // of the file go to the workers again for a while.
+//
+// What is long had better be copied by another processor, while this one sees to what else has
+// come.
 #pragma once
 
 #include <atomic>
@@ -26,7 +29,7 @@ inline constexpr int kBriefWrite = 1;
 inline constexpr int kCachedRead = 1;
 /// It is so long that another processor had better copy it.
 inline constexpr int kLongRead = 2;
-inline constexpr std::size_t kLongReadBytes = 64u << 10;
+inline constexpr std::size_t kLongBytes = 64u << 10;
 
 /// write_some(), on the loop's thread if `brief` and the file is real, for at most kMaxWritePiece.
 inline FileOp write_cached(File& f, std::span<const std::byte> in, ByteOffset at, bool brief) {
@@ -38,7 +41,7 @@ inline FileOp write_cached(File& f, std::span<const std::byte> in, ByteOffset at
 /// read_some(). Of a real file, a short one is done on the loop's thread if the bytes, or some of
 /// them, are in the page cache; with io_uring a long one by a kernel worker.
 inline FileOp read_cached(File& f, std::span<std::byte> out, ByteOffset at) {
-  const bool is_long = out.size() >= kLongReadBytes;
+  const bool is_long = out.size() >= kLongBytes;
   return FileOp(f, IoOpcode::kRead, out.data(), out.size(), at.value,
                 is_long ? kLongRead : kCachedRead);
 }

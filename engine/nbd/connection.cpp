@@ -341,8 +341,12 @@ Task<Result<void>> Connection::call_export(const Request* request) {
   const bool fua = (h.flags & kCmdFua) != 0;
   Export& device = *session_.device;
   switch (static_cast<Command>(h.type)) {
-    case Command::kWrite:
-      return device.write(h.offset, request->data.bytes(), {.fua = fua});
+    case Command::kWrite: {
+      const bool is_long = h.length >= kLargePayload;
+      const bool others_wait = is_long && (in_flight_ > 1 || stream_.more_has_come());
+      return device.write(h.offset, request->data.bytes(),
+                          {.fua = fua, .others_wait = others_wait});
+    }
     case Command::kTrim:
     case Command::kWriteZeroes:
       return clear(h);

@@ -72,6 +72,7 @@ Task<Result<void>> MemoryExport::write(ByteOffset at, std::span<const std::byte>
   auto begun = co_await begin_call();
   if (!begun) co_return begun;
   if (options.fua) ++fua_writes_;
+  if (options.others_wait) ++crowded_writes_;
   std::lock_guard guard(lock_);
   for (const Piece& p : split(at.value, bytes.size())) {
     auto& block = blocks_[p.block];

@@ -47,6 +47,8 @@ class MemoryExport final : public Export {
   void set_slow(bool slow) { slow_ = slow; }
   std::uint64_t flushes() const { return flushes_; }
   std::uint64_t fua_writes() const { return fua_writes_; }
+  /// Writes behind which others waited.
+  std::uint64_t crowded_writes() const { return crowded_writes_; }
   std::uint64_t reads() const { return reads_; }
   std::uint64_t prefetched() const { return prefetched_; }
   /// Reads wait from now on until they are let go.
@@ -66,6 +68,7 @@ class MemoryExport final : public Export {
   std::atomic<bool> slow_{false};
   std::atomic<std::uint64_t> flushes_{0};
   std::atomic<std::uint64_t> fua_writes_{0};
+  std::atomic<std::uint64_t> crowded_writes_{0};
   std::atomic<std::uint64_t> reads_{0};
   std::atomic<std::uint64_t> prefetched_{0};
   std::atomic<bool> held_{false};

@@ -1,6 +1,7 @@
 #include "engine/nbd/stream.h"
 
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <cassert>
@@ -94,6 +95,11 @@ Task<Result<void>> ByteStream::start_tls(std::shared_ptr<const TlsCredentials> c
   auto done = co_await session->handshake();
   if (done) tls_ = std::move(session);
   co_return done;
+}
+
+bool ByteStream::more_has_come() const noexcept {
+  int waiting = 0;
+  return begin_ != end_ || (::ioctl(socket_.fd(), FIONREAD, &waiting) == 0 && waiting > 0);
 }
 
 bool ByteStream::peer_has_gone() const noexcept {

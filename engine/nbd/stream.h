@@ -58,6 +58,8 @@ class ByteStream {
   void stop_reading() noexcept { socket_.shutdown(SHUT_RD); }
   /// Whether the peer has closed both directions, though what it sent before can still be received.
   bool peer_has_gone() const noexcept;
+  /// Whether the peer has sent more than was consumed.
+  bool more_has_come() const noexcept;
   /// Ends both directions: pending and later sends fail, receives see the end.
   void hang_up() noexcept { socket_.shutdown(SHUT_RDWR); }
 

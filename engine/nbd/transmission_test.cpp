@@ -508,6 +508,32 @@ void enter_by_records(int fd, std::string_view name) {
            static_cast<std::uint32_t>(OptionReply::kAck));
 }
 
+TEST_CASE_METHOD(Fixture, "a long write is told that others have come behind it") {
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk");
+  const auto write_two = [&wire](std::uint32_t length) {
+    const Bytes payload = pattern(length, 1);
+    Bytes both;
+    for (std::uint64_t i = 0; i < 2; ++i) {
+      const Bytes head = Wire::request_bytes(static_cast<std::uint16_t>(Command::kWrite), 0, i,
+                                             i * length, length);
+      both.insert(both.end(), head.begin(), head.end());
+      both.insert(both.end(), payload.begin(), payload.end());
+    }
+    wire.send(both);
+    for (int i = 0; i < 2; ++i)
+      CHECK(wire.chunk().error == WireError::kNone);
+  };
+  write_two(4096);
+  CHECK(disk->crowded_writes() == 0);
+  wire.request(Command::kWrite, 7, 0, 65536, 0, pattern(65536, 2));
+  CHECK(wire.chunk().error == WireError::kNone);
+  CHECK(disk->crowded_writes() == 0);
+  write_two(65536);
+  CHECK(disk->crowded_writes() >= 1);
+}
+
 TEST_CASE_METHOD(Fixture, "the replies of requests that arrive together leave in one send") {
   // On a socket that keeps records apart, so that what the client receives is what was sent at
   // once.

@@ -94,7 +94,7 @@ Task<Result<void>> Volume::read(ByteOffset at, std::span<std::byte> out) {
 }
 
 bool Volume::read_now(ByteOffset at, std::span<std::byte> out) noexcept {
-  if (out.size() >= kLongReadBytes) return false;  // better copied by another processor
+  if (out.size() >= kLongBytes) return false;  // better copied by another processor
   const EventLoop::Clock::time_point begun = EventLoop::current()->now();
   const std::shared_ptr<const Chain> chain = impl_->chain();
   if (!chain->contains(at, out.size()) || !chain->read_now(at, out)) return false;
@@ -112,7 +112,8 @@ Task<Result<void>> Volume::write(ByteOffset at, std::span<const std::byte> bytes
   if (delta == nullptr) result = read_only_error();
   if (result && !bytes.empty()) {
     BelowDelta below(chain);
-    result = co_await delta->write(at, bytes, below, durability(options.fua));
+    result =
+        co_await delta->write(at, bytes, below, {durability(options.fua), options.others_wait});
   }
   counted.end(bytes.size(), result.has_value());
   co_return result;

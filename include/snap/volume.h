@@ -53,6 +53,9 @@ class Volume {
   };
   struct WriteOptions {
     bool fua = false;  ///< durable before it returns
+    /// More requests have come to this loop: a long write had better be copied by another
+    /// processor.
+    bool others_wait = false;
   };
   struct ZeroOptions {
     bool fua = false;
