@@ -30,6 +30,7 @@ enum Flag : unsigned {
 };
 
 constexpr std::uint64_t kExportSize = (1 << 20) + 512;
+constexpr std::uint64_t kMostRead = 1 << 20;
 
 struct Server {
   FixedExports exports;
@@ -95,19 +96,26 @@ class Dialogue {
       store_be(header, extended ? kExtendedRequestMagic : kRequestMagic);
       RequestHeader request = decode_request(std::span(bytes_).subspan(at_), headers());
       at_ += size;
+      // Hundreds of reads of 32 MiB would be a good server's work for ten seconds.
+      const bool reads = request.type == static_cast<std::uint16_t>(Command::kRead);
+      if (reads && request.length <= kMaxNbdPayload) set_length(header, request.length % kMostRead);
       const bool has_payload = extended
                                    ? (request.flags & kCmdPayloadLen) != 0
                                    : request.type == static_cast<std::uint16_t>(Command::kWrite);
       if (!has_payload) continue;
       if (request.length > left()) {
         request.length %= left() + 1;
-        if (extended) {
-          store_be(header + 24, request.length);
-        } else {
-          store_be(header + 24, static_cast<std::uint32_t>(request.length));
-        }
+        set_length(header, request.length);
       }
       at_ += static_cast<std::size_t>(request.length);
+    }
+  }
+
+  void set_length(std::byte* header, std::uint64_t length) {
+    if (headers() == Headers::kExtended) {
+      store_be(header + 24, length);
+    } else {
+      store_be(header + 24, static_cast<std::uint32_t>(length));
     }
   }
 

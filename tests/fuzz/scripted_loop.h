@@ -12,10 +12,12 @@
 namespace snap::fuzz {
 
 struct Script {
-  std::span<const std::byte> input;              ///< of the peer, which then closes
-  std::size_t most_received = ~std::size_t{0};   ///< by one receive
-  std::size_t most_sent = ~std::size_t{0};       ///< by one send
-  std::size_t hangs_up_after = ~std::size_t{0};  ///< sends fail once so many bytes were taken
+  std::span<const std::byte> input;             ///< of the peer, which then closes
+  std::size_t most_received = ~std::size_t{0};  ///< by one receive
+  std::size_t most_sent = 8u << 20;             ///< by one send
+  /// Sends fail once so many bytes were taken: what is sent is kept, and the server may send more
+  /// than memory should hold.
+  std::size_t hangs_up_after = 16u << 20;
 };
 
 class ScriptedLoop final : public LoopCore {
