@@ -160,6 +160,8 @@ int run_program(int argc, char** argv) {
   }
 
   std::vector<std::string> words(argv + 1, argv + argc);
+  // What every other program takes, too.
+  if (words.size() == 1 && words.front() == "--version") words.front() = "version";
   std::string first = first_word(words);
   auto names = command_names(app);
   if (!first.empty() && std::find(names.begin(), names.end(), first) == names.end())
