@@ -67,7 +67,10 @@ LEAN_WRITES = {
     "write-qd32": lean_row("4 KiB random write, fresh over the image, depth 32", "--read-percent 0 --depth 32 --once"),
     "overwrite-qd32": lean_row("4 KiB random write, overwrites, depth 32", "--read-percent 0 --depth 32"),
     "mix-qd32": lean_row("4 KiB random, 70 % reads, depth 32", "--read-percent 70 --depth 32"),
-    "write-256k": lean_row("256 KiB sequential write, depth 8", "--read-percent 0 --sequential --block 256K --depth 8", "MiB/s"),
+    "write-256k": lean_row("256 KiB sequential write, fresh over the image, depth 8",
+                           "--read-percent 0 --sequential --block 256K --depth 8 --once", "MiB/s"),
+    "overwrite-256k": lean_row("256 KiB sequential write, overwrites, depth 8",
+                               "--read-percent 0 --sequential --block 256K --depth 8", "MiB/s"),
 }
 LEAN_COLD = {"cold-read-qd32": lean_row("4 KiB random read, depth 32, page cache empty", "--depth 32 --once")}
 
@@ -158,7 +161,7 @@ def run_lean(bench):
     with peers.steady() as steady:
         on_steady(bench, LEAN_READS, steady)
         for key, row in LEAN_WRITES.items():
-            if key == "overwrite-qd32":
+            if key.startswith("overwrite-"):
                 overwrites(bench, key, row, peers, steady)
             else:
                 on_fresh(bench, key, row, peers, steady)
