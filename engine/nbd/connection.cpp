@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/base/memory_reserve.h"
+#include "engine/io/cached_io.h"
 #include "engine/nbd/reply.h"
 
 namespace snap::nbd {
@@ -342,7 +343,7 @@ Task<Result<void>> Connection::call_export(const Request* request) {
   Export& device = *session_.device;
   switch (static_cast<Command>(h.type)) {
     case Command::kWrite: {
-      const bool is_long = h.length >= kLargePayload;
+      const bool is_long = h.length >= kLongBytes;
       const bool others_wait = is_long && (in_flight_ > 1 || stream_.more_has_come());
       return device.write(h.offset, request->data.bytes(),
                           {.fua = fua, .others_wait = others_wait});
