@@ -236,6 +236,9 @@ void add_store_commands(CLI::App& app, Context& context) {
   CLI::App* version = app.add_subcommand("version", "Show the version of this program");
   version->group(kStoreGroup);
   set_action(version, context, run_version);
+  app.add_flag_callback(
+      "--version", [&context] { context.set_action(run_version); },
+      "Show the version of this program");
 }
 
 }  // namespace snap::cli

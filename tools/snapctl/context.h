@@ -44,6 +44,7 @@ class Context {
   const GlobalOptions& options() const noexcept { return options_; }
 
   void set_action(Action action) { action_ = std::move(action); }
+  bool has_action() const noexcept { return action_ != nullptr; }
   /// What comes before the event loop and the first thread; an exit code ends the program there.
   using Preparation = std::function<std::optional<int>(Context&)>;
   void set_preparation(Preparation preparation) { preparation_ = std::move(preparation); }

@@ -160,8 +160,6 @@ int run_program(int argc, char** argv) {
   }
 
   std::vector<std::string> words(argv + 1, argv + argc);
-  // What every other program takes, too.
-  if (words.size() == 1 && words.front() == "--version") words.front() = "version";
   std::string first = first_word(words);
   auto names = command_names(app);
   if (!first.empty() && std::find(names.begin(), names.end(), first) == names.end())
@@ -180,7 +178,7 @@ int run_program(int argc, char** argv) {
     return parse_failed(app, error);
   }
   if (app.got_subcommand("help")) return show_help(app, topic);
-  if (app.get_subcommands().empty()) return print_help(app);
+  if (!context.has_action()) return print_help(app);
   catch_interrupts();
   return context.run();
 }
