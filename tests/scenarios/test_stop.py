@@ -74,9 +74,18 @@ class Flood(Raw):
         self.sent = 0  # whole requests
         self.replies = {}  # number: error
         self.enter()
+        self.hold_much()
         self.threads = [threading.Thread(target=self.send_all), threading.Thread(target=self.receive_all)]
         for thread in self.threads:
             thread.start()
+
+    def hold_much(self):
+        """Some thousand requests in the socket, which last a server longer than it takes to hear of a signal."""
+        option = 32  # SO_SNDBUFFORCE, which is not limited by net.core.wmem_max, but for root alone
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, option, 4 * MIB)
+        except PermissionError:
+            pytest.fail("this test needs CAP_NET_ADMIN, for a large socket buffer")
 
     @staticmethod
     def sector(number):
