@@ -237,7 +237,7 @@ void set_recv(IoOp& op, const Socket& s, std::span<std::byte> out) {
   op.buffer = out.data();
   op.length = out.size();
 }
-Task<void> cancel_a_recv() {
+Task<void> cancel_a_recv(bool at_once) {
   Pair pair;
   std::byte buffer[16];
   Result<std::size_t> first = std::size_t{99};
@@ -248,7 +248,11 @@ Task<void> cancel_a_recv() {
   set_recv(two, pair.b, buffer);
   EventLoop::current()->spawn(receive_into(one, &first));
   EventLoop::current()->spawn(receive_into(two, &second));
-  co_await Sleep(5ms);
+  if (at_once) {
+    co_await yield_now();  // both have begun, and the loop has not waited yet
+  } else {
+    co_await Sleep(5ms);
+  }
   EventLoop::current()->cancel(one);
   co_await Sleep(20ms);
   REQUIRE_FALSE(first.has_value());
@@ -258,6 +262,20 @@ Task<void> cancel_a_recv() {
   must(co_await send_all(pair.a, bytes_of("hello")));
   co_await Sleep(20ms);
   CHECK(*second == 5);
+}
+
+Task<int> turns_until_received() {
+  Pair pair;
+  must(co_await send_all(pair.b, bytes_of("hello")));
+  std::byte buffer[16];
+  Result<std::size_t> got = std::size_t{0};
+  IoOp op;
+  set_recv(op, pair.a, buffer);
+  EventLoop::current()->spawn(receive_into(op, &got));
+  int turns = 0;
+  while (must(got) == 0 && ++turns < 1000)
+    co_await yield_now();
+  co_return turns;
 }
 
 Task<void> expect_cancelled_recv(Socket& s, int* cancelled) {
@@ -469,7 +487,13 @@ TEST_CASE("offloaded work runs on another thread and its task goes on on the loo
 
 TEST_CASE("cancel ends the op it names and no other") {
   TestRig rig(BOTH_KINDS);
-  rig.loop->run(cancel_a_recv());
+  const bool at_once = GENERATE(false, true);
+  rig.loop->run(cancel_a_recv(at_once));
+}
+
+TEST_CASE("a loop that always has something to run receives meanwhile") {
+  TestRig rig(BOTH_KINDS);
+  CHECK(rig.loop->run(turns_until_received()) < 1000);
 }
 
 TEST_CASE("a cancel never loses bytes that were received") {

@@ -31,6 +31,8 @@ static_assert(alignof(IoOp) >= 8);
 
 constexpr unsigned kCompletionReserve = 64;
 constexpr unsigned kMinQueueDepth = 64;
+// Each of them is asked for in turn, and delays the others.
+constexpr std::size_t kMostHeldBack = 4;
 
 std::uint64_t data_of(const IoOp& op, bool poll) {
   return reinterpret_cast<std::uintptr_t>(&op) | (poll ? kPollBit : 0);
@@ -221,6 +223,10 @@ bool UringLoop::submit(IoOp& op) {
       return false;
     }
     link_wait(op);
+    if (op.opcode == IoOpcode::kRecv && busy_poll_.enabled() && held_back_.size() < kMostHeldBack) {
+      held_back_.push_back(&op);
+      return true;
+    }
   } else if (op.opcode == IoOpcode::kSendMsg) {
     // A reply mostly finds room in the socket: sent at once, it does not wait for the next turn.
     op.result = try_socket_op(op);
@@ -268,6 +274,7 @@ void UringLoop::flush_backlog() {
 
 void UringLoop::cancel(IoOp& op) {
   if (!op.waiter) return;  // it has completed; its result must stay
+  if (std::erase(held_back_, &op) != 0) return finish(op, -ECANCELED);
   // result marks it while it is in flight: an op that comes back interrupted is not run again.
   op.result = -ECANCELED;
   const auto waiting = std::find_if(backlog_.begin(), backlog_.end(),
@@ -338,13 +345,33 @@ bool UringLoop::poll_busily(std::optional<Clock::time_point> deadline) {
   if (io_uring_sq_ready(&ring_) != 0) (void)io_uring_submit(&ring_);
   Clock::time_point until = Clock::now() + busy_poll_.limit();
   if (deadline) until = std::min(until, *deadline);
-  while (!has_events()) {
+  while (!has_events() && !try_held_back()) {
     if (Clock::now() >= until) return false;
   }
   return true;
 }
 
+/// Whether one of the receives that were held back has come to its end.
+bool UringLoop::try_held_back() {
+  for (auto op = held_back_.begin(); op != held_back_.end(); ++op) {
+    const std::int64_t result = try_socket_op(**op);
+    if (result == -EAGAIN) continue;
+    IoOp& ended = **op;
+    held_back_.erase(op);
+    finish(ended, result);
+    return true;
+  }
+  return false;
+}
+
+void UringLoop::hand_over_held_back() {
+  for (IoOp* op : held_back_)
+    start(*op, Step::kRun);
+  held_back_.clear();
+}
+
 void UringLoop::sleep(std::optional<Clock::time_point> deadline) {
+  hand_over_held_back();
   if (!deadline) {
     (void)io_uring_submit_and_wait(&ring_, 1);
     return;
@@ -366,6 +393,8 @@ void UringLoop::enter(bool may_wait, std::optional<Clock::time_point> deadline) 
     if (!found) sleep(deadline);
     busy_poll_.waited(polls, Clock::now() - begun);
     if (!found) return;
+  } else {
+    hand_over_held_back();
   }
   const unsigned flags = IO_URING_READ_ONCE(*ring_.sq.kflags);
   if ((flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0) {

@@ -4,6 +4,9 @@
 // is nothing else to do; cached reads have completed when it returns. Starting and completing an
 // op allocates nothing: its state lives in the IoOp.
 //
+// While the loop polls busily it asks a few sockets itself for what they receive: the ring would
+// take two system calls for that, one that hands the receive over and one that completes it.
+//
 // Invariants:
 // - An op that was accepted is never lost. What finds no submission entry, or would take the
 //   number in flight beyond what the completion ring holds, waits in backlog_; so the completion
@@ -65,6 +68,8 @@ class UringLoop final : public LoopCore {
   void enter(bool may_wait, std::optional<Clock::time_point> deadline);
   bool has_events() const noexcept;
   bool poll_busily(std::optional<Clock::time_point> deadline);
+  bool try_held_back();
+  void hand_over_held_back();
   void sleep(std::optional<Clock::time_point> deadline);
   void reap();
   void handle(std::uint64_t user_data, std::int32_t result);
@@ -81,7 +86,8 @@ class UringLoop final : public LoopCore {
   unsigned in_flight_ = 0;      ///< entries whose completion is to come
   unsigned max_in_flight_ = 0;  ///< what the completion ring holds, less a reserve for cancels
   std::vector<Pending> backlog_;
-  IoOp* first_wait_ = nullptr;  ///< ops that wait for a peer; linked by next and loop_data
+  std::vector<IoOp*> held_back_;  ///< receives that the ring gets when the loop does not poll
+  IoOp* first_wait_ = nullptr;    ///< ops that wait for a peer; linked by next and loop_data
   UniqueFd wake_event_;
   bool wake_armed_ = false;
   BusyPoll busy_poll_;

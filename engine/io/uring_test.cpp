@@ -2,6 +2,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -17,6 +18,8 @@
 #include <vector>
 
 #include "engine/io/busy_poll.h"
+#include "engine/io/socket.h"
+#include "engine/io/sync.h"
 #include "engine/io/test_rig.h"
 
 using namespace snap;
@@ -154,6 +157,62 @@ TEST_CASE("a loop polls busily for what comes soon, and sleeps where it does not
   CHECK(spent_waiting(kTimes, kSoon) > asleep + kTimes * kSoon / 4);
   // In vain at first, and then no more.
   CHECK(spent_waiting(kTimes, kLate) < kTimes * std::chrono::microseconds(1000) / 2);
+}
+
+namespace {
+/// Sends a byte and awaits it back, again and again.
+Task<int> ask(int fd, int times) {
+  const Socket socket(UniqueFd(fd), "asks");
+  int answered = 0;
+  for (int i = 0; i < times; ++i) {
+    const std::byte sent{static_cast<unsigned char>(i)};
+    std::byte got{};
+    must(co_await send_all(socket, std::span(&sent, 1)));
+    must(co_await recv_exact(socket, std::span(&got, 1)));
+    if (got == sent) ++answered;
+  }
+  co_return answered;
+}
+
+/// The other ends of several such tasks: a thread that takes its time from the byte `slow_from` on.
+void answer(const std::vector<int>& fds, int times, int slow_from) {
+  for (int i = 0; i < times; ++i) {
+    for (const int fd : fds) {
+      unsigned char byte = 0;
+      if (::recv(fd, &byte, 1, MSG_WAITALL) != 1) std::abort();
+      if (i >= slow_from) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      if (::send(fd, &byte, 1, 0) != 1) std::abort();
+    }
+  }
+  for (const int fd : fds)
+    ::close(fd);
+}
+
+Task<std::vector<int>> ask_all(const std::vector<int>& fds, int times) {
+  std::vector<Task<int>> tasks;
+  for (const int fd : fds)
+    tasks.push_back(ask(fd, times));
+  co_return co_await gather(std::move(tasks));
+}
+}  // namespace
+
+TEST_CASE("what many sockets receive comes to each, polled for or slept for") {
+  constexpr int kTimes = 400, kSlowFrom = 390;
+  const BusyPollOf polls("200");
+  const int sockets = GENERATE(1, 2, 7);
+  CAPTURE(sockets);
+  std::vector<int> asking, answering;
+  for (int i = 0; i < sockets; ++i) {
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+    asking.push_back(fds[0]);
+    answering.push_back(fds[1]);
+  }
+  std::thread other([&] { answer(answering, kTimes, kSlowFrom); });
+  auto loop = must(make_event_loop(uring()));
+  const std::vector<int> answered = loop->run(ask_all(asking, kTimes));
+  other.join();
+  CHECK(answered == std::vector<int>(asking.size(), kTimes));
 }
 
 TEST_CASE("which way of waiting is used depends on what both have cost of late") {
