@@ -114,9 +114,10 @@ bool BlockMap::try_hold(ChunkIndex chunk, BlockMask mask, MapWord& before) {
   return true;
 }
 
-bool BlockMap::hold_now(ChunkIndex chunk, BlockMask mask) {
+std::optional<MapWord> BlockMap::hold_now(ChunkIndex chunk, BlockMask mask) {
   MapWord before = 0;
-  return try_hold(chunk, mask, before);
+  if (!try_hold(chunk, mask, before)) return std::nullopt;
+  return before;
 }
 
 bool BlockMap::HoldAwaiter::await_suspend(std::coroutine_handle<> h) {

@@ -96,8 +96,8 @@ class BlockMap {
     Waiter waiter_;
   };
   HoldAwaiter hold(ChunkIndex chunk, BlockMask mask) { return {*this, chunk, mask}; }
-  /// The same without waiting: false if one of the bits is set.
-  bool hold_now(ChunkIndex chunk, BlockMask mask);
+  /// The same without waiting: nothing if one of the bits is set.
+  std::optional<MapWord> hold_now(ChunkIndex chunk, BlockMask mask);
   /// Ends the hold without a change.
   void release(ChunkIndex chunk, BlockMask mask);
   /// Sets the data bits of held blocks, marks them dirty, and ends the hold. True if the chunk held

@@ -22,6 +22,20 @@ BlockMask blocks_of(ByteOffset at, std::size_t length) {
 }
 }  // namespace
 
+struct DeltaImpl::Piece {
+  Piece(ByteOffset at, std::size_t length) : chunk(chunk_of(at)), mask(blocks_of(at, length)) {}
+  /// The blocks that it takes beyond those that are there.
+  unsigned needs() const noexcept {
+    return static_cast<unsigned>(std::popcount(mask & ~std::uint32_t{data_of(before)}));
+  }
+
+  const ChunkIndex chunk;
+  const BlockMask mask;
+  MapWord before = 0;   ///< of the chunk, when it was held
+  unsigned taken = 0;   ///< blocks, from the quotas
+  bool claims = false;  ///< has counted a chunk that held nothing
+};
+
 struct DeltaImpl::Pieces {
   ByteOffset at;
   std::span<const std::byte> bytes;
@@ -132,6 +146,13 @@ Result<void> DeltaImpl::take_blocks(unsigned blocks) {
         "no space left: the store's limit is reached; free some of it, or raise the limit");
   }
   return {};
+}
+
+bool DeltaImpl::take_blocks_now(unsigned blocks) noexcept {
+  if (!quota_.take(blocks)) return false;
+  if (shared_quota_ == nullptr || shared_quota_->take(blocks)) return true;
+  quota_.give(blocks);
+  return false;
 }
 
 void DeltaImpl::give_blocks(std::uint64_t blocks) noexcept {
@@ -250,66 +271,107 @@ Task<Result<void>> DeltaImpl::write_pieces(ByteOffset at, std::span<const std::b
   co_return Result<void>();
 }
 
+void DeltaImpl::give_up(const Piece& piece) noexcept {
+  if (piece.claims) claimed_.fetch_sub(1);
+  give_blocks(piece.taken);
+  blocks_->release(piece.chunk, piece.mask);
+}
+
+void DeltaImpl::half_written(const Piece& piece) noexcept {
+  // Rule Fault: this request alone fails. No bit is set; blocks that were present may hold old
+  // and new sectors, as after any write that was not answered. The next flush makes stable what a
+  // reader may see of it.
+  if (piece.claims) claimed_.fetch_sub(1);
+  give_blocks(piece.taken);
+  const BlockMask present = piece.mask & data_of(piece.before);
+  blocks_->release(piece.chunk, static_cast<BlockMask>(piece.mask & ~present));
+  if (present != 0) (void)blocks_->publish_data(piece.chunk, present);
+  mark(written_);
+}
+
+void DeltaImpl::written(const Piece& piece) noexcept {
+  // Rule Bits: the data bit is set after the bytes were written.
+  const bool first = blocks_->publish_data(piece.chunk, piece.mask);
+  if (piece.claims && !first) claimed_.fetch_sub(1);
+  mark(written_);
+}
+
+bool DeltaImpl::write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept {
+  if (bytes.empty() || bytes.size() >= kLongBytes || !check_change(at, bytes.size())) return false;
+  if (chunk_of(at) != chunk_of(at + (bytes.size() - 1))) return false;
+  // A punch keeps the inode's lock for long: no loop waits for that.
+  if (punching_.load(std::memory_order_relaxed) != 0) return false;
+  Piece piece(at, bytes.size());
+  if (!blocks_->touch(piece.chunk)) return false;
+  const auto before = blocks_->hold_now(piece.chunk, piece.mask);
+  if (!before) return false;
+  piece.before = *before;
+  const unsigned needs = piece.needs();
+  const bool whole = (at.value | bytes.size()) % kBlockSize == 0;
+  bool ready = needs == 0 || (whole && take_blocks_now(needs));
+  if (ready && needs != 0) {
+    piece.taken = needs;
+    piece.claims = (data_of(piece.before) | zero_of(piece.before)) == 0;
+    ready = has_space(piece.before);
+  }
+  const auto done = ready ? data_->write_now(bytes, at) : std::nullopt;
+  if (!done) {
+    give_up(piece);
+  } else if (*done != bytes.size()) {
+    half_written(piece);
+  } else {
+    written(piece);
+  }
+  return done == bytes.size();
+}
+
 Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::byte> bytes,
                                           BlockSource& below, bool brief) {
-  const ChunkIndex chunk = chunk_of(at);
-  const BlockMask mask = blocks_of(at, bytes.size());
-  auto touched = blocks_->touch(chunk);
+  Piece piece(at, bytes.size());
+  auto touched = blocks_->touch(piece.chunk);
   SNAP_CO_RETURN_IF_ERROR(touched);
   // Rule Order: writes of one block are ordered by its busy bit, so that no read-modify-write
   // meets another write of its block.
-  const MapWord before = co_await blocks_->hold(chunk, mask);
-  const bool claims = (data_of(before) | zero_of(before)) == 0;
-  const auto fresh = static_cast<unsigned>(std::popcount(mask & ~std::uint32_t{data_of(before)}));
-  if (fresh != 0) {
-    auto taken = take_blocks(fresh);
+  piece.before = co_await blocks_->hold(piece.chunk, piece.mask);
+  const unsigned needs = piece.needs();
+  if (needs != 0) {
+    auto taken = take_blocks(needs);
     if (!taken) {
-      blocks_->release(chunk, mask);
+      give_up(piece);
       co_return taken.error();
     }
-    if (!has_space(before)) {
+    piece.taken = needs;
+    piece.claims = (data_of(piece.before) | zero_of(piece.before)) == 0;
+    if (!has_space(piece.before)) {
       auto reserved = co_await reserve_more();
       if (!reserved) {
-        if (claims) claimed_.fetch_sub(1);
-        give_blocks(fresh);
-        blocks_->release(chunk, mask);
+        give_up(piece);
         co_return counted(reserved.error());
       }
     }
   }
   const bool whole = (at.value | bytes.size()) % kBlockSize == 0;
   std::optional<Error> error;
-  if (whole || (mask & ~data_of(before)) == 0) {
+  if (whole || needs == 0) {
     // A punch keeps the inode's lock for long: no loop waits for that.
     const bool punches = punching_.load(std::memory_order_relaxed) != 0;
     auto write = write_cached(*data_, bytes, at, brief && !punches);
-    auto written = co_await write;
-    if (!written) {
-      error = written.error();
-    } else if (*written < bytes.size()) {
-      auto rest = co_await write_all(*data_, bytes.subspan(*written), at + *written);
+    auto got = co_await write;
+    if (!got) {
+      error = got.error();
+    } else if (*got < bytes.size()) {
+      auto rest = co_await write_all(*data_, bytes.subspan(*got), at + *got);
       if (!rest) error = rest.error();
     }
   } else {
-    auto written = co_await write_held(at, bytes, before, below);
-    if (!written) error = written.error();
+    auto held = co_await write_held(at, bytes, piece.before, below);
+    if (!held) error = held.error();
   }
   if (error) {
-    // Rule Fault: this request alone fails. No bit is set; blocks that were present may hold old
-    // and new sectors, as after any write that was not answered. The next flush makes stable what a
-    // reader may see of it.
-    if (claims) claimed_.fetch_sub(1);
-    give_blocks(fresh);
-    const BlockMask present = mask & data_of(before);
-    blocks_->release(chunk, static_cast<BlockMask>(mask & ~present));
-    if (present != 0) (void)blocks_->publish_data(chunk, present);
-    mark(written_);
+    half_written(piece);
     co_return counted(*error);
   }
-  // Rule Bits: the data bit is set after the bytes were written.
-  const bool first = blocks_->publish_data(chunk, mask);
-  if (claims && !first) claimed_.fetch_sub(1);
-  mark(written_);
+  written(piece);
   co_return Result<void>();
 }
 

@@ -104,6 +104,10 @@ class Delta {
   /// `below`. The data bit is set after the write has completed.
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
                                    BlockSource& below, WriteMode mode) = 0;
+  /// The same without kDurable, if it takes no waiting and nothing from below: one chunk's blocks
+  /// that no one holds, whole or present, for which there is space. False: write() does it, or says
+  /// why not.
+  virtual bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept = 0;
   /// Makes the range read zero: whole blocks by zero bits and a hole (with `keep_allocated`: by
   /// writing zeros), the edges by writing.
   virtual Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,

@@ -50,6 +50,7 @@ class DeltaImpl final : public Delta {
   bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, BlockSource& below,
                            WriteMode mode) override;
+  bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept override;
   Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,
                                   bool keep_allocated, Durability durability) override;
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;
@@ -76,6 +77,8 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> go_live(std::string folder);
 
  private:
+  /// What a write has of one chunk: its blocks are held.
+  struct Piece;
   /// The rest of a write of many pieces, shared by those who work on it.
   struct Pieces;
   /// Blocks on their way into a record, shared by those who read them.
@@ -90,6 +93,10 @@ class DeltaImpl final : public Delta {
 
   // delta.cpp
   Result<void> check_change(ByteOffset at, std::uint64_t length) const;
+  // How a piece ends: nothing was written, something perhaps, or all of it.
+  void give_up(const Piece& piece) noexcept;
+  void half_written(const Piece& piece) noexcept;
+  void written(const Piece& piece) noexcept;
   /// `brief`: by this loop's own thread, if nothing makes it wait.
   Task<Result<void>> write_piece(ByteOffset at, std::span<const std::byte> bytes,
                                  BlockSource& below, bool brief);
@@ -103,6 +110,8 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> flush_if(Durability durability);
   /// Takes so many new data blocks from the quotas; NoSpace says which is full.
   Result<void> take_blocks(unsigned blocks);
+  /// The same without a word, and without counting what was refused.
+  bool take_blocks_now(unsigned blocks) noexcept;
   void give_blocks(std::uint64_t blocks) noexcept;
   /// Counts it if the disk is full.
   Error counted(const Error& error);

@@ -56,8 +56,9 @@ Task<void> random_operation(Delta* delta, std::vector<std::byte>* model, SeededR
   if (kind < 4) {
     const auto bytes = random_bytes(*random, length);
     const Delta::WriteMode mode(durability, random->below(2) == 0);
-    auto done = co_await delta->write(ByteOffset(at), bytes, *below, mode);
-    must(done);
+    const bool now = durability == Durability::kCached && random->below(2) == 0;
+    if (!now || !delta->write_now(ByteOffset(at), bytes))
+      must(co_await delta->write(ByteOffset(at), bytes, *below, mode));
     std::copy(bytes.begin(), bytes.end(), model->begin() + static_cast<std::ptrdiff_t>(at));
   } else if (kind < 6) {
     auto done = co_await delta->write_zeroes(ByteOffset(at), length, *below, random->below(2) == 0,
@@ -451,6 +452,20 @@ struct LimitRig {
     return rig.loop->run(
         delta->trim(ByteOffset(block * kBlockSize), kBlockSize, Durability::kCached));
   }
+  bool put_now(std::uint64_t at, std::size_t length) {
+    return delta->write_now(ByteOffset(at), filled(length, 9));
+  }
+  std::vector<std::byte> block(std::uint64_t number) {
+    std::vector<std::byte> got(kBlockSize);
+    must(rig.loop->run(read_through(*delta, ByteOffset(number * kBlockSize), got)));
+    return got;
+  }
+  /// From now on the data file's operations of this kind have this fate.
+  void decide(FaultEvent::Kind kind, FaultAction action) {
+    rig.plan->decide = [kind, action](const FaultEvent& event) {
+      return event.kind == kind && event.name == "data" ? action : FaultAction::pass();
+    };
+  }
   std::uint64_t blocks() const { return delta->stats().data_blocks; }
 };
 
@@ -555,4 +570,102 @@ TEST_CASE("deltas that share a quota have no more than that together") {
   quota->set_bound(20);
   CHECK(one.put(10 * kBlockSize, 12 * kBlockSize));
   CHECK(quota->full());
+}
+
+TEST_CASE("what is written at once is one chunk's, whole or present, and neither long nor beyond") {
+  LimitRig rig;
+  CHECK_FALSE(rig.put_now(0, kBlockSize));  // space for the map has to be had first
+  CHECK(rig.put(0, kBlockSize));
+  rig.rig.plan->seen.clear();
+  CHECK(rig.put_now(0, 2 * kBlockSize));
+  CHECK(rig.put_now(kBlockSize + 512, 512));
+  CHECK_FALSE(rig.put_now(2 * kBlockSize + 512, 512));
+  CHECK_FALSE(rig.put_now(15 * kBlockSize, 2 * kBlockSize));
+  CHECK_FALSE(rig.put_now(kChunkSize, kChunkSize));
+  CHECK_FALSE(rig.put_now(kSize - 512, 1024));
+  CHECK_FALSE(rig.put_now(0, 0));
+  CHECK(rig.blocks() == 2);
+  CHECK(rig.rig.plan->count(FaultEvent::Kind::kWrite, "data") == 2);
+  CHECK(rig.block(0) == filled(kBlockSize, 9));
+  CHECK(rig.block(2) != filled(kBlockSize, 9));
+  CHECK(rig.rig.loop->run(rig.delta->flush()));
+  CHECK(rig.delta->stats().dirty_chunks == 0);
+  CHECK(rig.put_now(0, kBlockSize));
+  CHECK(rig.delta->stats().dirty_chunks == 1);
+  rig.delta->stop(Error(ErrorCode::kIo, "the test says so"));
+  CHECK_FALSE(rig.put_now(0, kBlockSize));
+  CHECK_FALSE(rig.rig.loop->run(rig.delta->close()));
+  rig.delta = nullptr;
+}
+
+TEST_CASE("a write at once takes from the limit as any other, and says nothing where it is full") {
+  LimitRig rig;
+  rig.delta->set_limit(4 * kBlockSize);
+  CHECK(rig.put(0, kBlockSize));
+  CHECK(rig.put_now(0, 3 * kBlockSize));
+  CHECK_FALSE(rig.put_now(20 * kBlockSize, 2 * kBlockSize));
+  CHECK(rig.delta->stats().limit_hits == 0);
+  CHECK(rig.put_now(20 * kBlockSize, kBlockSize));
+  CHECK_FALSE(rig.put_now(30 * kBlockSize, kBlockSize));
+  CHECK(rig.put_now(2 * kBlockSize, kBlockSize));
+  CHECK(rig.trim(1));
+  check_one_block_left(rig, 40);
+}
+
+TEST_CASE("a write at once that fails or is short leaves all to the write that follows it") {
+  LimitRig rig;
+  rig.delta->set_limit(4 * kBlockSize);
+  CHECK(rig.put(0, kBlockSize));
+  CHECK(rig.rig.loop->run(rig.delta->flush()));
+  for (const FaultAction action : {FaultAction::fail(EIO), FaultAction::half()}) {
+    rig.decide(FaultEvent::Kind::kWrite, action);
+    CHECK_FALSE(rig.put_now(50 * kBlockSize, 2 * kBlockSize));
+    CHECK(rig.blocks() == 1);
+    CHECK(rig.delta->stats().dirty_chunks == 0);
+    CHECK_FALSE(rig.put_now(0, kBlockSize));
+    CHECK(rig.delta->stats().dirty_chunks == 1);  // it may hold new sectors
+    rig.rig.plan->decide = nullptr;
+    CHECK(rig.block(0).back() == std::byte{7});
+    CHECK(rig.rig.loop->run(rig.delta->flush()));
+  }
+  CHECK(rig.put(50 * kBlockSize, 2 * kBlockSize));
+  check_one_block_left(rig, 60);
+}
+
+namespace {
+/// The fate of writes at once beside a request that takes its time on block 0.
+Task<void> write_now_beside(LimitRig* rig, Task<Result<void>> request, bool same, bool other) {
+  Result<void> answer;
+  bool answered = false;
+  const auto wait = [](Task<Result<void>> task, Result<void>* out, bool* done) -> Task<void> {
+    *out = co_await std::move(task);
+    *done = true;
+  };
+  EventLoop::current()->spawn(wait(std::move(request), &answer, &answered));
+  while (rig->rig.plan->held.empty())
+    co_await yield_now();
+  CHECK(rig->put_now(0, kBlockSize) == same);
+  CHECK(rig->put_now(kBlockSize, kBlockSize) == other);
+  rig->rig.plan->release();
+  while (!answered)
+    co_await yield_now();
+  must(answer);
+}
+}  // namespace
+
+TEST_CASE("a write at once waits for no block that is held, and for no punch") {
+  LimitRig rig;
+  CHECK(rig.put(0, 2 * kBlockSize));
+  rig.rig.plan->decide = [first = true](const FaultEvent&) mutable {
+    return std::exchange(first, false) ? FaultAction::hold() : FaultAction::pass();
+  };
+  const auto bytes = filled(kBlockSize, 7);
+  const ByteOffset at(0);
+  auto write = rig.delta->write(at, bytes, rig.below, Durability::kCached);
+  rig.rig.loop->run(write_now_beside(&rig, std::move(write), false, true));
+  rig.decide(FaultEvent::Kind::kPunch, FaultAction::hold());
+  auto trim = rig.delta->trim(at, kBlockSize, Durability::kCached);
+  rig.rig.loop->run(write_now_beside(&rig, std::move(trim), false, false));
+  rig.rig.plan->decide = nullptr;
+  CHECK(rig.put_now(0, 2 * kBlockSize));
 }

@@ -113,6 +113,26 @@ class FaultFile final : public File {
     }
     return inner_->start(op);
   }
+  bool read_now(std::span<std::byte> out, ByteOffset at) noexcept override {
+    return inner_->read_now(out, at);
+  }
+  std::optional<std::size_t> write_now(std::span<const std::byte> in,
+                                       ByteOffset at) noexcept override {
+    const FaultAction action = plan_->ask({FaultEvent::Kind::kWrite, name_, at.value, in.size()});
+    switch (action.what) {
+      case FaultAction::What::kPass:
+        return inner_->write_now(in, at);
+      case FaultAction::What::kHold:
+        return std::nullopt;
+      case FaultAction::What::kShort:
+        return inner_->write_now(in.first((in.size() + 1) / 2), at);
+      case FaultAction::What::kLeaveOut:
+        return in.size();
+      case FaultAction::What::kFail:
+        return 0;
+    }
+    return std::nullopt;
+  }
   Task<Result<FileStat>> stat() override { return inner_->stat(); }
   Task<Result<void>> truncate(std::uint64_t size) override {
     const FaultAction action = plan_->ask({FaultEvent::Kind::kTruncate, name_, size, 0});

@@ -314,7 +314,9 @@ Task<void> DeltaImpl::gather_some(Gathering* g) {
          run = next_run(change.data, run.first + run.count)) {
       const auto place = out.first(run.count * kBlockSize);
       out = out.subspan(place.size());
-      auto got = co_await read_exact(*data_, place, offset_of(chunk) + run.first * kBlockSize);
+      const ByteOffset at = offset_of(chunk) + run.first * kBlockSize;
+      if (data_->read_now(place, at)) continue;
+      auto got = co_await read_exact(*data_, place, at);
       if (!got) g->well = false;
     }
     blocks_->release(chunk, change.data);

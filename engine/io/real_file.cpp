@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <new>
 
 #include "engine/io/file_calls.h"
@@ -73,6 +74,15 @@ bool RealFile::start(IoOp& op) {
 bool RealFile::read_now(std::span<std::byte> out, ByteOffset at) noexcept {
   const iovec piece{out.data(), out.size()};
   return read_without_waiting(fd_.get(), piece, at.value) == static_cast<std::int64_t>(out.size());
+}
+
+std::optional<std::size_t> RealFile::write_now(std::span<const std::byte> in,
+                                               ByteOffset at) noexcept {
+  FileOp op = write_cached(*this, in, at, true);
+  op.fd = fd_.get();
+  const auto result = brief_writes_.run(op);
+  if (!result) return std::nullopt;
+  return static_cast<std::size_t>(std::max<std::int64_t>(*result, 0));
 }
 
 Task<Result<FileStat>> RealFile::stat() {

@@ -57,11 +57,29 @@ bool SimFile::start(IoOp& op) {
     loop->add(op, disk_);
     return true;
   }
+  op.result = do_now(op);
+  return false;
+}
+
+/// Takes an operation that has begun to its end.
+std::int64_t SimFile::do_now(IoOp& op) {
   std::optional<std::int64_t> result;
   while (!result)
     result = disk_.step(op);
-  op.result = *result;
-  return false;
+  return *result;
+}
+
+bool SimFile::read_now(std::span<std::byte> out, ByteOffset at) noexcept {
+  FileOp op = read_some(*this, out, at);
+  disk_.begin(op);
+  return do_now(op) == static_cast<std::int64_t>(out.size());
+}
+
+std::optional<std::size_t> SimFile::write_now(std::span<const std::byte> in,
+                                              ByteOffset at) noexcept {
+  FileOp op = write_some(*this, in, at);
+  disk_.begin(op);
+  return static_cast<std::size_t>(std::max<std::int64_t>(do_now(op), 0));
 }
 
 Task<Result<FileStat>> SimFile::stat() {

@@ -11,6 +11,9 @@ class SimFile final : public File {
   ~SimFile() override;
 
   bool start(IoOp& op) override;
+  bool read_now(std::span<std::byte> out, ByteOffset at) noexcept override;
+  std::optional<std::size_t> write_now(std::span<const std::byte> in,
+                                       ByteOffset at) noexcept override;
   Task<Result<FileStat>> stat() override;
   Task<Result<void>> truncate(std::uint64_t size) override;
   Task<Result<void>> set_mode(unsigned mode) override;
@@ -23,6 +26,7 @@ class SimFile final : public File {
  private:
   friend class SimDisk;
 
+  std::int64_t do_now(IoOp& op);
   Result<void> change(SimOpKind kind, std::uint64_t size, unsigned mode, const char* what);
   std::optional<Extent> find_data(std::uint64_t from) const;
 

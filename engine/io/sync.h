@@ -220,6 +220,14 @@ class Gate {
     return Awaiter{this};
   }
 
+  /// The same without waiting: nothing if the gate is closed.
+  std::optional<Pass> enter_now() {
+    std::lock_guard guard(lock_);
+    if (closed_) return std::nullopt;
+    ++inside_;
+    return Pass(this);
+  }
+
   /// Closes the gate and waits until no one is inside. Only one closer at a time.
   auto close() {
     struct Awaiter {

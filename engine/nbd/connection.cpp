@@ -253,21 +253,27 @@ Task<Result<bool>> Connection::receive_payload(Request* request) {
 
 void Connection::start(Request* request) {
   has_served_ = true;
-  if (read_now(*request)) {
-    build_read(*request, session_.headers);
+  if (do_now(*request)) {
     reply(request);
   } else {
     EventLoop::current()->spawn(handle(request));
   }
 }
 
-/// Most reads are of what is in the page cache: a call, without a task.
-bool Connection::read_now(const Request& request) noexcept {
+/// Most reads are of what is in the page cache, and most writes go there: a call, without a task.
+bool Connection::do_now(Request& request) noexcept {
   const RequestHeader& h = request.header;
-  if (static_cast<Command>(h.type) != Command::kRead || !request.data ||
-      request.verdict.error != WireError::kNone)
-    return false;
-  return session_.device->read_now(h.offset, request.data.bytes());
+  if (request.verdict.error != WireError::kNone || !request.data) return false;
+  const auto command = static_cast<Command>(h.type);
+  if (command == Command::kRead) {
+    if (!session_.device->read_now(h.offset, request.data.bytes())) return false;
+    build_read(request, session_.headers);
+    return true;
+  }
+  if (command != Command::kWrite || (h.flags & kCmdFua) != 0) return false;
+  if (!session_.device->write_now(h.offset, request.data.bytes())) return false;
+  build_done(request, session_.headers);
+  return true;
 }
 
 // ---- One request

@@ -94,7 +94,7 @@ class Connection {
   RequestRules rules() const noexcept;
   bool has_room(std::size_t payload) const noexcept;
   void start(Request* request);
-  bool read_now(const Request& request) noexcept;
+  bool do_now(Request& request) noexcept;
   void drop(Request* request) noexcept;
   void fail(Request* request, const Error& error);
   void reply(Request* request) noexcept;

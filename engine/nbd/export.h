@@ -36,6 +36,11 @@ class Export {
   }
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
                                    Volume::WriteOptions options) = 0;
+  /// As Volume::write_now.
+  virtual bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept {
+    (void)at, (void)bytes;
+    return false;
+  }
   virtual Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length,
                                           Volume::ZeroOptions options) = 0;
   virtual Task<Result<void>> trim(ByteOffset at, std::uint64_t length,

@@ -119,6 +119,18 @@ Task<Result<void>> Volume::write(ByteOffset at, std::span<const std::byte> bytes
   co_return result;
 }
 
+bool Volume::write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept {
+  const EventLoop::Clock::time_point begun = EventLoop::current()->now();
+  const std::optional<Gate::Pass> pass = impl_->writes.enter_now();
+  if (!pass) return false;
+  const std::shared_ptr<const Chain> chain = impl_->chain();
+  Delta* delta = chain->parts().delta.get();
+  if (delta == nullptr || !chain->contains(at, bytes.size())) return false;
+  if (!delta->write_now(at, bytes)) return false;
+  impl_->count(RequestKind::kWrite, begun, bytes.size());
+  return true;
+}
+
 Task<Result<void>> Volume::write_zeroes(ByteOffset at, std::uint64_t length, ZeroOptions options) {
   Impl::Counted counted(*impl_, RequestKind::kZero);
   const Gate::Pass pass = co_await impl_->writes.enter();

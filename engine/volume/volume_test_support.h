@@ -44,6 +44,10 @@ class TestFile final : public File {
     if (reads_ != nullptr) reads_->fetch_add(1);
     return inner_->read_now(out, at);
   }
+  std::optional<std::size_t> write_now(std::span<const std::byte> in,
+                                       ByteOffset at) noexcept override {
+    return inner_->write_now(in, at);
+  }
   Task<Result<FileStat>> stat() override { return inner_->stat(); }
   Task<Result<void>> truncate(std::uint64_t size) override { return inner_->truncate(size); }
   Task<Result<void>> set_mode(unsigned mode) override { return inner_->set_mode(mode); }

@@ -50,6 +50,14 @@ class File {
     (void)out, (void)at;
     return false;
   }
+  /// Writes on the caller's thread, if that is expected to take no waiting: into the page cache,
+  /// mostly. The bytes that were written, fewer than asked if something went wrong, which
+  /// write_some() can say; nothing: not begun. Not for files open `direct`.
+  virtual std::optional<std::size_t> write_now(std::span<const std::byte> in,
+                                               ByteOffset at) noexcept {
+    (void)in, (void)at;
+    return std::nullopt;
+  }
 
   /// For messages: the path as it was opened.
   const std::string& path() const noexcept { return path_; }

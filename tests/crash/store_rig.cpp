@@ -158,6 +158,8 @@ class StoreRig final : public Rig {
     if (op.verb == Verb::kWrite || op.verb == Verb::kFuaWrite) {
       std::vector<std::byte> bytes(op.length);
       fill_sectors(id, at, bytes);
+      // Both ways to write, in turns.
+      if (!write.fua && ++writes_ % 2 == 0 && volume.write_now(at, bytes)) co_return Result<void>();
       auto done = co_await volume.write(at, bytes, write);
       co_return done;
     }
@@ -231,6 +233,7 @@ class StoreRig final : public Rig {
   SimDisk& disk_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<OpenVolume> volume_;
+  std::size_t writes_ = 0;  ///< without FUA
   std::vector<std::pair<std::unique_ptr<Store>, std::unique_ptr<OpenVolume>>> dead_;
 };
 
