@@ -319,6 +319,19 @@ Task<void> real_only(Directory& root, std::string path) {
   CHECK(text_of(must(std::move(got29))).empty());
 }
 
+Task<void> now(Directory& root) {
+  auto file = must(co_await root.open("n", for_write()));
+  CHECK(file->write_now(bytes_of("first"), ByteOffset(3)) == 5U);
+  std::vector<std::byte> got(8, std::byte{7});
+  CHECK(file->read_now(got, ByteOffset(0)));
+  CHECK(text_of(got) == std::string("\0\0\0first", 8));
+  CHECK_FALSE(file->read_now(got, ByteOffset(1)));  // ends before
+  auto reading = must(co_await root.open("n", OpenFlags{}));
+  CHECK(reading->write_now(bytes_of("second"), ByteOffset(0)) == 0U);
+  CHECK(reading->read_now(got, ByteOffset(0)));
+  CHECK(text_of(got) == std::string("\0\0\0first", 8));
+}
+
 Task<void> write_and_hint(Directory& root) {
   auto file = must(co_await root.open("w", for_write()));
   const std::vector<std::byte> ones(1u << 20, std::byte{1});
@@ -500,6 +513,11 @@ TEST_CASE("more operations at once than the ring has entries all complete") {
 TEST_CASE("on a real disk pipes are refused without waiting and descriptors close on exec") {
   TestRig rig(GENERATE(as<std::string>{}, "threads", "uring"));
   rig.loop->run(real_only(*rig.root, rig.temp.path()));
+}
+
+TEST_CASE("what takes no waiting is read and written at once, or not at all") {
+  TestRig rig(EVERY_KIND);
+  rig.loop->run(now(*rig.root));
 }
 
 TEST_CASE("writeback may be begun for a part of a file") {
