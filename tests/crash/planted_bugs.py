@@ -74,8 +74,16 @@ BUGS = {
         "engine/delta/delta_format.cpp", "if (xxh3_keyed(body, context.secret) != head.body_checksum) return none;",
         ""),
     "a short write counts as whole": (
-        "engine/delta/delta.cpp", "} else if (*written < bytes.size()) {\n      auto rest = co_await write_all(*data_, "
-        "bytes.subspan(*written), at + *written);\n      if (!rest) error = rest.error();\n    }", "}"),
+        "engine/delta/delta.cpp", "} else if (*got < bytes.size()) {\n      auto rest = co_await write_all(*data_, "
+        "bytes.subspan(*got), at + *got);\n      if (!rest) error = rest.error();\n    }", "}"),
+    "a short write at once counts as whole": (
+        "engine/delta/delta.cpp", "} else if (*done != bytes.size()) {", "} else if (*done == 0) {"),
+    "a write at once does not hold its blocks": (
+        "engine/delta/delta.cpp", "const auto before = blocks_->hold_now(piece.chunk, piece.mask);",
+        "const std::optional<MapWord> before = blocks_->word(piece.chunk);"),
+    "what a failed write may have changed is not dirty": (
+        "engine/delta/delta.cpp", "if (present != 0) (void)blocks_->publish_data(piece.chunk, present);",
+        "blocks_->release(piece.chunk, present);"),
     "a write of a block that has data does not make it dirty": (
         "engine/delta/block_map.cpp", "dirty_of(w) | mask);\n  } while (!word.compare_exchange_weak(w, after));\n  if (dirty",
         "dirty_of(w) | static_cast<BlockMask>(mask & ~data_of(w)));\n"
