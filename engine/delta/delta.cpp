@@ -296,15 +296,16 @@ void DeltaImpl::written(const Piece& piece) noexcept {
   mark(written_);
 }
 
-bool DeltaImpl::write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept {
-  if (bytes.empty() || bytes.size() >= kLongBytes || !check_change(at, bytes.size())) return false;
-  if (chunk_of(at) != chunk_of(at + (bytes.size() - 1))) return false;
+std::optional<Result<void>> DeltaImpl::write_now(ByteOffset at, std::span<const std::byte> bytes) {
+  if (bytes.empty() || bytes.size() >= kLongBytes || !check_change(at, bytes.size()))
+    return std::nullopt;
+  if (chunk_of(at) != chunk_of(at + (bytes.size() - 1))) return std::nullopt;
   // A punch keeps the inode's lock for long: no loop waits for that.
-  if (punching_.load(std::memory_order_relaxed) != 0) return false;
+  if (punching_.load(std::memory_order_relaxed) != 0) return std::nullopt;
   Piece piece(at, bytes.size());
-  if (!blocks_->touch(piece.chunk)) return false;
+  if (!blocks_->touch(piece.chunk)) return std::nullopt;
   const auto before = blocks_->hold_now(piece.chunk, piece.mask);
-  if (!before) return false;
+  if (!before) return std::nullopt;
   piece.before = *before;
   const unsigned needs = piece.needs();
   const bool whole = (at.value | bytes.size()) % kBlockSize == 0;
@@ -314,15 +315,21 @@ bool DeltaImpl::write_now(ByteOffset at, std::span<const std::byte> bytes) noexc
     piece.claims = (data_of(piece.before) | zero_of(piece.before)) == 0;
     ready = has_space(piece.before);
   }
-  const auto done = ready ? data_->write_now(bytes, at) : std::nullopt;
+  auto done = ready ? data_->write_now(bytes, at) : std::nullopt;
   if (!done) {
     give_up(piece);
-  } else if (*done != bytes.size()) {
-    half_written(piece);
-  } else {
-    written(piece);
+    return std::nullopt;
   }
-  return done == bytes.size();
+  if (!*done) {
+    half_written(piece);
+    return counted(done->error());
+  }
+  if (**done < bytes.size()) {
+    half_written(piece);
+    return std::nullopt;
+  }
+  written(piece);
+  return Result<void>();
 }
 
 Task<Result<void>> DeltaImpl::write_piece(ByteOffset at, std::span<const std::byte> bytes,

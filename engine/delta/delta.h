@@ -105,9 +105,10 @@ class Delta {
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
                                    BlockSource& below, WriteMode mode) = 0;
   /// The same without kDurable, if it takes no waiting and nothing from below: one chunk's blocks
-  /// that no one holds, whole or present, for which there is space. False: write() does it, or says
-  /// why not.
-  virtual bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept = 0;
+  /// that no one holds, whole or present, for which there is space. Nothing: not done, or in part,
+  /// and write() does it or says why not.
+  virtual std::optional<Result<void>> write_now(ByteOffset at,
+                                                std::span<const std::byte> bytes) = 0;
   /// Makes the range read zero: whole blocks by zero bits and a hole (with `keep_allocated`: by
   /// writing zeros), the edges by writing.
   virtual Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,

@@ -50,7 +50,7 @@ class DeltaImpl final : public Delta {
   bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, BlockSource& below,
                            WriteMode mode) override;
-  bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept override;
+  std::optional<Result<void>> write_now(ByteOffset at, std::span<const std::byte> bytes) override;
   Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, BlockSource& below,
                                   bool keep_allocated, Durability durability) override;
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;

@@ -103,10 +103,15 @@ inline Task<Result<void>> write_some_sectors(Run* run, Delta* delta, BlockSource
     store_le(bytes.data() + i, value);
   m.add(begin, end, value);
   const auto durability = fua ? Delta::Durability::kDurable : Delta::Durability::kCached;
+  const ByteOffset at(begin * kSectorSize);
+  std::optional<Result<void>> now;
+  if (!fua && random.below(2) == 0) now = delta->write_now(at, bytes);
   Result<void> done;
-  const bool now = !fua && random.below(2) == 0;
-  if (!now || !delta->write_now(ByteOffset(begin * kSectorSize), bytes))
-    done = co_await delta->write(ByteOffset(begin * kSectorSize), bytes, *below, durability);
+  if (now) {
+    done = std::move(*now);
+  } else {
+    done = co_await delta->write(at, bytes, *below, durability);
+  }
   m.answered(begin, end, done.has_value(), fua, !run->disk.frozen());
   co_return done;
 }

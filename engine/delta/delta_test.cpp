@@ -56,9 +56,14 @@ Task<void> random_operation(Delta* delta, std::vector<std::byte>* model, SeededR
   if (kind < 4) {
     const auto bytes = random_bytes(*random, length);
     const Delta::WriteMode mode(durability, random->below(2) == 0);
-    const bool now = durability == Durability::kCached && random->below(2) == 0;
-    if (!now || !delta->write_now(ByteOffset(at), bytes))
+    std::optional<Result<void>> now;
+    if (durability == Durability::kCached && random->below(2) == 0)
+      now = delta->write_now(ByteOffset(at), bytes);
+    if (now) {
+      must(*now);
+    } else {
       must(co_await delta->write(ByteOffset(at), bytes, *below, mode));
+    }
     std::copy(bytes.begin(), bytes.end(), model->begin() + static_cast<std::ptrdiff_t>(at));
   } else if (kind < 6) {
     auto done = co_await delta->write_zeroes(ByteOffset(at), length, *below, random->below(2) == 0,
@@ -452,9 +457,13 @@ struct LimitRig {
     return rig.loop->run(
         delta->trim(ByteOffset(block * kBlockSize), kBlockSize, Durability::kCached));
   }
+  /// Whether it was done at once, and well.
   bool put_now(std::uint64_t at, std::size_t length) {
-    return delta->write_now(ByteOffset(at), filled(length, 9));
+    const auto done = delta->write_now(ByteOffset(at), filled(length, 9));
+    if (done && !*done) ++errors_at_once;
+    return done && *done;
   }
+  int errors_at_once = 0;
   std::vector<std::byte> block(std::uint64_t number) {
     std::vector<std::byte> got(kBlockSize);
     must(rig.loop->run(read_through(*delta, ByteOffset(number * kBlockSize), got)));
@@ -612,12 +621,12 @@ TEST_CASE("a write at once takes from the limit as any other, and says nothing w
   check_one_block_left(rig, 40);
 }
 
-TEST_CASE("a write at once that fails or is short leaves all to the write that follows it") {
+TEST_CASE("a write at once that fails or is short leaves dirty blocks behind and no more") {
   LimitRig rig;
   rig.delta->set_limit(4 * kBlockSize);
   CHECK(rig.put(0, kBlockSize));
   CHECK(rig.rig.loop->run(rig.delta->flush()));
-  for (const FaultAction action : {FaultAction::fail(EIO), FaultAction::half()}) {
+  for (const FaultAction action : {FaultAction::fail(ENOSPC), FaultAction::half()}) {
     rig.decide(FaultEvent::Kind::kWrite, action);
     CHECK_FALSE(rig.put_now(50 * kBlockSize, 2 * kBlockSize));
     CHECK(rig.blocks() == 1);
@@ -628,6 +637,8 @@ TEST_CASE("a write at once that fails or is short leaves all to the write that f
     CHECK(rig.block(0).back() == std::byte{7});
     CHECK(rig.rig.loop->run(rig.delta->flush()));
   }
+  CHECK(rig.errors_at_once == 2);  // what is short is to be written once more
+  CHECK(rig.delta->stats().disk_full_hits == 2);
   CHECK(rig.put(50 * kBlockSize, 2 * kBlockSize));
   check_one_block_left(rig, 60);
 }

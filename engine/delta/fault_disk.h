@@ -116,8 +116,8 @@ class FaultFile final : public File {
   bool read_now(std::span<std::byte> out, ByteOffset at) noexcept override {
     return inner_->read_now(out, at);
   }
-  std::optional<std::size_t> write_now(std::span<const std::byte> in,
-                                       ByteOffset at) noexcept override {
+  std::optional<Result<std::size_t>> write_now(std::span<const std::byte> in,
+                                               ByteOffset at) override {
     const FaultAction action = plan_->ask({FaultEvent::Kind::kWrite, name_, at.value, in.size()});
     switch (action.what) {
       case FaultAction::What::kPass:
@@ -129,7 +129,7 @@ class FaultFile final : public File {
       case FaultAction::What::kLeaveOut:
         return in.size();
       case FaultAction::What::kFail:
-        return 0;
+        return Error::from_errno(action.error, "write");
     }
     return std::nullopt;
   }

@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
-#include <algorithm>
 #include <new>
 
 #include "engine/io/file_calls.h"
@@ -76,13 +75,14 @@ bool RealFile::read_now(std::span<std::byte> out, ByteOffset at) noexcept {
   return read_without_waiting(fd_.get(), piece, at.value) == static_cast<std::int64_t>(out.size());
 }
 
-std::optional<std::size_t> RealFile::write_now(std::span<const std::byte> in,
-                                               ByteOffset at) noexcept {
+std::optional<Result<std::size_t>> RealFile::write_now(std::span<const std::byte> in,
+                                                       ByteOffset at) {
   FileOp op = write_cached(*this, in, at, true);
   op.fd = fd_.get();
   const auto result = brief_writes_.run(op);
   if (!result) return std::nullopt;
-  return static_cast<std::size_t>(std::max<std::int64_t>(*result, 0));
+  op.result = *result;
+  return op.await_resume();
 }
 
 Task<Result<FileStat>> RealFile::stat() {

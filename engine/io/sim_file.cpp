@@ -75,11 +75,12 @@ bool SimFile::read_now(std::span<std::byte> out, ByteOffset at) noexcept {
   return do_now(op) == static_cast<std::int64_t>(out.size());
 }
 
-std::optional<std::size_t> SimFile::write_now(std::span<const std::byte> in,
-                                              ByteOffset at) noexcept {
+std::optional<Result<std::size_t>> SimFile::write_now(std::span<const std::byte> in,
+                                                      ByteOffset at) {
   FileOp op = write_some(*this, in, at);
   disk_.begin(op);
-  return static_cast<std::size_t>(std::max<std::int64_t>(do_now(op), 0));
+  op.result = do_now(op);
+  return op.await_resume();
 }
 
 Task<Result<FileStat>> SimFile::stat() {

@@ -12,8 +12,8 @@ class SimFile final : public File {
 
   bool start(IoOp& op) override;
   bool read_now(std::span<std::byte> out, ByteOffset at) noexcept override;
-  std::optional<std::size_t> write_now(std::span<const std::byte> in,
-                                       ByteOffset at) noexcept override;
+  std::optional<Result<std::size_t>> write_now(std::span<const std::byte> in,
+                                               ByteOffset at) override;
   Task<Result<FileStat>> stat() override;
   Task<Result<void>> truncate(std::uint64_t size) override;
   Task<Result<void>> set_mode(unsigned mode) override;

@@ -253,27 +253,25 @@ Task<Result<bool>> Connection::receive_payload(Request* request) {
 
 void Connection::start(Request* request) {
   has_served_ = true;
-  if (do_now(*request)) {
-    reply(request);
-  } else {
-    EventLoop::current()->spawn(handle(request));
-  }
+  if (!do_now(request)) EventLoop::current()->spawn(handle(request));
 }
 
 /// Most reads are of what is in the page cache, and most writes go there: a call, without a task.
-bool Connection::do_now(Request& request) noexcept {
-  const RequestHeader& h = request.header;
-  if (request.verdict.error != WireError::kNone || !request.data) return false;
+/// False: it is not answered.
+bool Connection::do_now(Request* request) {
+  const RequestHeader& h = request->header;
+  if (request->verdict.error != WireError::kNone || !request->data) return false;
   const auto command = static_cast<Command>(h.type);
   if (command == Command::kRead) {
-    if (!session_.device->read_now(h.offset, request.data.bytes())) return false;
-    build_read(request, session_.headers);
+    if (!session_.device->read_now(h.offset, request->data.bytes())) return false;
+    build_read(*request, session_.headers);
+    reply(request);
     return true;
   }
   if (command != Command::kWrite || (h.flags & kCmdFua) != 0) return false;
-  if (!session_.device->write_now(h.offset, request.data.bytes())) return false;
-  build_done(request, session_.headers);
-  return true;
+  const auto written = session_.device->write_now(h.offset, request->data.bytes());
+  if (written) finish(request, *written);
+  return written.has_value();
 }
 
 // ---- One request
@@ -291,12 +289,7 @@ Task<void> Connection::handle(Request* request) {
   } else {
     Result<void> done;
     if (verdict.touches_data) done = co_await call_export(request);
-    if (done) {
-      build_done(*request, session_.headers);
-      reply(request);
-    } else {
-      fail(request, done.error());
-    }
+    finish(request, done);
   }
 }
 
@@ -401,6 +394,13 @@ Task<Result<void>> Connection::read_ahead(ByteOffset at, std::uint64_t length) {
     length -= piece;
   }
   co_return Result<void>();
+}
+
+/// Answers a request whose reply has no payload.
+void Connection::finish(Request* request, const Result<void>& done) {
+  if (!done) return fail(request, done.error());
+  build_done(*request, session_.headers);
+  reply(request);
 }
 
 void Connection::fail(Request* request, const Error& error) {

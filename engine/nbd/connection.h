@@ -94,8 +94,9 @@ class Connection {
   RequestRules rules() const noexcept;
   bool has_room(std::size_t payload) const noexcept;
   void start(Request* request);
-  bool do_now(Request& request) noexcept;
+  bool do_now(Request* request);
   void drop(Request* request) noexcept;
+  void finish(Request* request, const Result<void>& done);
   void fail(Request* request, const Error& error);
   void reply(Request* request) noexcept;
   void release(ReplyQueue::Finished finished) noexcept;

@@ -37,9 +37,9 @@ class Export {
   virtual Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
                                    Volume::WriteOptions options) = 0;
   /// As Volume::write_now.
-  virtual bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept {
+  virtual std::optional<Result<void>> write_now(ByteOffset at, std::span<const std::byte> bytes) {
     (void)at, (void)bytes;
-    return false;
+    return std::nullopt;
   }
   virtual Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length,
                                           Volume::ZeroOptions options) = 0;

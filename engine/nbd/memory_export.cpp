@@ -44,6 +44,44 @@ Task<Result<void>> MemoryExport::begin_call() {
   co_return Result<void>();
 }
 
+void MemoryExport::copy_out(std::uint64_t at, std::span<std::byte> out) const {
+  for (const Piece& p : split(at, out.size())) {
+    auto found = blocks_.find(p.block);
+    std::byte* target = out.data() + p.in_range;
+    if (found == blocks_.end()) {
+      std::memset(target, 0, p.length);
+    } else {
+      std::memcpy(target, found->second.data() + p.in_block, p.length);
+    }
+  }
+}
+
+void MemoryExport::copy_in(std::uint64_t at, std::span<const std::byte> bytes) {
+  for (const Piece& p : split(at, bytes.size())) {
+    auto& block = blocks_[p.block];
+    block.resize(kBlockSize);
+    std::memcpy(block.data() + p.in_block, bytes.data() + p.in_range, p.length);
+  }
+}
+
+bool MemoryExport::read_now(ByteOffset at, std::span<std::byte> out) noexcept {
+  std::lock_guard guard(lock_);
+  if (!quick_ || fault_) return false;
+  ++done_at_once_;
+  copy_out(at.value, out);
+  return true;
+}
+
+std::optional<Result<void>> MemoryExport::write_now(ByteOffset at,
+                                                    std::span<const std::byte> bytes) {
+  std::lock_guard guard(lock_);
+  if (!quick_) return std::nullopt;
+  ++done_at_once_;
+  if (fault_) return *fault_;
+  copy_in(at.value, bytes);
+  return Result<void>();
+}
+
 Task<Result<void>> MemoryExport::read(ByteOffset at, std::span<std::byte> out) {
   ++reads_;
   ++reading_;
@@ -55,15 +93,7 @@ Task<Result<void>> MemoryExport::read(ByteOffset at, std::span<std::byte> out) {
   auto begun = co_await begin_call();
   if (!begun) co_return begun;
   std::lock_guard guard(lock_);
-  for (const Piece& p : split(at.value, out.size())) {
-    auto found = blocks_.find(p.block);
-    std::byte* target = out.data() + p.in_range;
-    if (found == blocks_.end()) {
-      std::memset(target, 0, p.length);
-    } else {
-      std::memcpy(target, found->second.data() + p.in_block, p.length);
-    }
-  }
+  copy_out(at.value, out);
   co_return Result<void>();
 }
 
@@ -74,11 +104,7 @@ Task<Result<void>> MemoryExport::write(ByteOffset at, std::span<const std::byte>
   if (options.fua) ++fua_writes_;
   if (options.others_wait) ++crowded_writes_;
   std::lock_guard guard(lock_);
-  for (const Piece& p : split(at.value, bytes.size())) {
-    auto& block = blocks_[p.block];
-    block.resize(kBlockSize);
-    std::memcpy(block.data() + p.in_block, bytes.data() + p.in_range, p.length);
-  }
+  copy_in(at.value, bytes);
   co_return Result<void>();
 }
 

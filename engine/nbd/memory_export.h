@@ -28,6 +28,8 @@ class MemoryExport final : public Export {
   std::uint64_t size() const noexcept override { return size_; }
   bool read_only() const noexcept override { return read_only_; }
 
+  bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override;
+  std::optional<Result<void>> write_now(ByteOffset at, std::span<const std::byte> bytes) override;
   Task<Result<void>> read(ByteOffset at, std::span<std::byte> out) override;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes,
                            Volume::WriteOptions options) override;
@@ -45,6 +47,9 @@ class MemoryExport final : public Export {
   void set_fault(std::optional<Error> fault);
   /// Data calls let others run first, so that replies change their order.
   void set_slow(bool slow) { slow_ = slow; }
+  /// Reads and writes are done at once. With a fault a write fails at once, and a read is left.
+  void set_quick(bool quick) { quick_ = quick; }
+  std::uint64_t done_at_once() const { return done_at_once_; }
   std::uint64_t flushes() const { return flushes_; }
   std::uint64_t fua_writes() const { return fua_writes_; }
   /// Writes behind which others waited.
@@ -59,6 +64,9 @@ class MemoryExport final : public Export {
 
  private:
   Task<Result<void>> begin_call();
+  // With the lock held.
+  void copy_out(std::uint64_t at, std::span<std::byte> out) const;
+  void copy_in(std::uint64_t at, std::span<const std::byte> bytes);
   void zero(std::uint64_t at, std::uint64_t length);
 
   std::string name_;
@@ -66,6 +74,8 @@ class MemoryExport final : public Export {
   std::uint64_t size_;
   bool read_only_;
   std::atomic<bool> slow_{false};
+  std::atomic<bool> quick_{false};
+  std::atomic<std::uint64_t> done_at_once_{0};
   std::atomic<std::uint64_t> flushes_{0};
   std::atomic<std::uint64_t> fua_writes_{0};
   std::atomic<std::uint64_t> crowded_writes_{0};

@@ -46,6 +46,7 @@ ReadAssembly read_all(Wire& wire, std::uint64_t offset, std::uint32_t length,
 TEST_CASE_METHOD(Fixture, "what is written is read back, with simple and with structured replies") {
   const auto kind = GENERATE(LoopOptions::Kind::kAuto, LoopOptions::Kind::kThreads);
   const bool structured = GENERATE(false, true);
+  disk->set_quick(GENERATE(false, true));
   ServedClient served(exports, {}, kind);
   Wire wire(served.client.get());
   wire.enter("disk", structured);
@@ -64,6 +65,37 @@ TEST_CASE_METHOD(Fixture, "what is written is read back, with simple and with st
       CHECK(wire.receive(size) == data);
     }
   }
+}
+
+TEST_CASE_METHOD(Fixture, "a write with FUA is not done at once, nor is what is refused") {
+  const bool structured = GENERATE(false, true);
+  disk->set_quick(true);
+  ServedClient served(exports);
+  Wire wire(served.client.get());
+  wire.enter("disk", structured);
+  const Bytes data = pattern(4096, 1);
+  const auto answer = [&](Command command, std::uint64_t at, std::uint16_t flags = 0) {
+    const bool writes = command == Command::kWrite;
+    const std::size_t payload = writes ? data.size() : 0;
+    wire.request(command, 9, at, 4096, flags, std::span(data).first(payload));
+    const auto chunk = wire.chunk();
+    if (command == Command::kRead && !structured && chunk.error == WireError::kNone)
+      CHECK(wire.receive(4096) == data);
+    return chunk.error;
+  };
+  CHECK(answer(Command::kWrite, 0) == WireError::kNone);
+  CHECK(answer(Command::kRead, 0) == WireError::kNone);
+  CHECK(disk->done_at_once() == 2);
+  CHECK(answer(Command::kWrite, 4096, kCmdFua) == WireError::kNone);
+  CHECK(disk->fua_writes() == 1);
+  CHECK(answer(Command::kWrite, kSize) == WireError::kNoSpace);
+  CHECK(answer(Command::kRead, kSize) == WireError::kInval);
+  disk->set_fault(Error(ErrorCode::kIo, "the test says so"));
+  CHECK(disk->done_at_once() == 2);
+  CHECK(answer(Command::kWrite, 0) == WireError::kIo);
+  CHECK(disk->done_at_once() == 3);
+  CHECK(answer(Command::kRead, 0) == WireError::kIo);
+  CHECK(disk->done_at_once() == 3);
 }
 
 TEST_CASE_METHOD(Fixture, "checklist 17: holes are told as holes, and DF brings one chunk") {

@@ -28,7 +28,7 @@ class VolumeExport final : public Export {
   bool read_now(ByteOffset at, std::span<std::byte> out) noexcept override {
     return volume_->read_now(at, out);
   }
-  bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept override {
+  std::optional<Result<void>> write_now(ByteOffset at, std::span<const std::byte> bytes) override {
     return volume_->write_now(at, bytes);
   }
   // None of these is a coroutine: the volume's own task is handed on, without another frame.

@@ -98,7 +98,7 @@ bool Volume::read_now(ByteOffset at, std::span<std::byte> out) noexcept {
   const EventLoop::Clock::time_point begun = EventLoop::current()->now();
   const std::shared_ptr<const Chain> chain = impl_->chain();
   if (!chain->contains(at, out.size()) || !chain->read_now(at, out)) return false;
-  impl_->count(RequestKind::kRead, begun, out.size());
+  impl_->count(RequestKind::kRead, begun, out.size(), true);
   return true;
 }
 
@@ -119,16 +119,16 @@ Task<Result<void>> Volume::write(ByteOffset at, std::span<const std::byte> bytes
   co_return result;
 }
 
-bool Volume::write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept {
+std::optional<Result<void>> Volume::write_now(ByteOffset at, std::span<const std::byte> bytes) {
   const EventLoop::Clock::time_point begun = EventLoop::current()->now();
   const std::optional<Gate::Pass> pass = impl_->writes.enter_now();
-  if (!pass) return false;
+  if (!pass) return std::nullopt;
   const std::shared_ptr<const Chain> chain = impl_->chain();
   Delta* delta = chain->parts().delta.get();
-  if (delta == nullptr || !chain->contains(at, bytes.size())) return false;
-  if (!delta->write_now(at, bytes)) return false;
-  impl_->count(RequestKind::kWrite, begun, bytes.size());
-  return true;
+  if (delta == nullptr || !chain->contains(at, bytes.size())) return std::nullopt;
+  auto written = delta->write_now(at, bytes);
+  if (written) impl_->count(RequestKind::kWrite, begun, bytes.size(), written->has_value());
+  return written;
 }
 
 Task<Result<void>> Volume::write_zeroes(ByteOffset at, std::uint64_t length, ZeroOptions options) {

@@ -61,7 +61,8 @@ class Volume::Impl {
     const EventLoop::Clock::time_point begun_;
   };
   /// Counts one that began and has ended without waiting.
-  void count(RequestKind kind, EventLoop::Clock::time_point begun, std::uint64_t bytes) noexcept;
+  void count(RequestKind kind, EventLoop::Clock::time_point begun, std::uint64_t bytes,
+             bool ok) noexcept;
   Stats stats() const noexcept;
 
   /// Waits until no request uses a chain that was replaced.

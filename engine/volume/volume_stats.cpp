@@ -66,11 +66,11 @@ void Volume::Impl::Counted::end(std::uint64_t bytes, bool ok) noexcept {
   counters_.end(kind_, begun_, bytes, ok);
 }
 
-void Volume::Impl::count(RequestKind kind, EventLoop::Clock::time_point begun,
-                         std::uint64_t bytes) noexcept {
+void Volume::Impl::count(RequestKind kind, EventLoop::Clock::time_point begun, std::uint64_t bytes,
+                         bool ok) noexcept {
   Counters& mine = counters();
   add(mine.begun);
-  mine.end(kind, begun, bytes, true);
+  mine.end(kind, begun, bytes, ok);
 }
 
 Volume::Stats Volume::Impl::stats() const noexcept {

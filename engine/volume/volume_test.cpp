@@ -116,7 +116,10 @@ Task<void> Driver::write() {
   const Bytes bytes = random_bytes(random_, length);
   Volume::WriteOptions options;
   options.fua = random_.below(10) == 0;
-  if (!options.fua && random_.below(2) == 0 && volume_->write_now(ByteOffset(at), bytes)) {
+  std::optional<Result<void>> now;
+  if (!options.fua && random_.below(2) == 0) now = volume_->write_now(ByteOffset(at), bytes);
+  if (now) {
+    must(*now);
     ++written_at_once_;
   } else {
     must(co_await volume_->write(ByteOffset(at), bytes, options));
@@ -360,6 +363,8 @@ Task<void> bad_requests(Directory& root) {
   CHECK(beyond.error().code() == ErrorCode::kInvalidArgument);
   CHECK_FALSE(volume->read_now(ByteOffset(record.size - 4095), bytes));
   CHECK_FALSE(volume->read_now(ByteOffset(~std::uint64_t{0}), bytes));
+  CHECK_FALSE(volume->write_now(ByteOffset(record.size - 4095), bytes));
+  CHECK_FALSE(volume->write_now(ByteOffset(~std::uint64_t{0} - 4095), bytes));
   auto wraps = co_await volume->trim(ByteOffset(4096), ~std::uint64_t{0}, {});
   REQUIRE_FALSE(wraps.has_value());
   CHECK(wraps.error().code() == ErrorCode::kInvalidArgument);
@@ -410,6 +415,7 @@ Task<void> read_only(Directory& root) {
   auto written = co_await volume->write(ByteOffset(0), bytes, {});
   REQUIRE_FALSE(written.has_value());
   CHECK(written.error().code() == ErrorCode::kReadOnly);
+  CHECK_FALSE(volume->write_now(ByteOffset(0), bytes));
   auto trimmed = co_await volume->trim(ByteOffset(0), kBlockSize, {});
   CHECK_FALSE(trimmed.has_value());
   auto zeroed = co_await volume->write_zeroes(ByteOffset(0), kBlockSize, {});

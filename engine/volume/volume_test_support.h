@@ -44,8 +44,8 @@ class TestFile final : public File {
     if (reads_ != nullptr) reads_->fetch_add(1);
     return inner_->read_now(out, at);
   }
-  std::optional<std::size_t> write_now(std::span<const std::byte> in,
-                                       ByteOffset at) noexcept override {
+  std::optional<Result<std::size_t>> write_now(std::span<const std::byte> in,
+                                               ByteOffset at) override {
     return inner_->write_now(in, at);
   }
   Task<Result<FileStat>> stat() override { return inner_->stat(); }

@@ -51,10 +51,9 @@ class File {
     return false;
   }
   /// Writes on the caller's thread, if that is expected to take no waiting: into the page cache,
-  /// mostly. The bytes that were written, fewer than asked if something went wrong, which
-  /// write_some() can say; nothing: not begun. Not for files open `direct`.
-  virtual std::optional<std::size_t> write_now(std::span<const std::byte> in,
-                                               ByteOffset at) noexcept {
+  /// mostly. As write_some(); nothing: not begun. Not for files open `direct`.
+  virtual std::optional<Result<std::size_t>> write_now(std::span<const std::byte> in,
+                                                       ByteOffset at) {
     (void)in, (void)at;
     return std::nullopt;
   }

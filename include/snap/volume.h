@@ -81,9 +81,9 @@ class Volume {
   bool read_now(ByteOffset at, std::span<std::byte> out) noexcept;
   Task<Result<void>> write(ByteOffset at, std::span<const std::byte> bytes, WriteOptions options);
   /// As write() with no options, in one call without a task, if that takes no waiting and no bytes
-  /// from below: most writes of whole blocks, less than 64 KiB in one chunk, do not. False: not
-  /// answered and not counted; write() does it, or says why not.
-  bool write_now(ByteOffset at, std::span<const std::byte> bytes) noexcept;
+  /// from below: most writes of whole blocks, less than 64 KiB in one chunk, do not. Nothing: not
+  /// done, or in part, and not counted; write() does it, or says why not.
+  std::optional<Result<void>> write_now(ByteOffset at, std::span<const std::byte> bytes);
   Task<Result<void>> write_zeroes(ByteOffset at, std::uint64_t length, ZeroOptions options);
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, WriteOptions options);
   /// Makes durable every write that was answered before, on whatever loop. (A read-only volume has

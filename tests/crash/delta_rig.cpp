@@ -55,7 +55,9 @@ class DeltaRig final : public Rig {
         std::vector<std::byte> bytes(op.length);
         fill_sectors(id, at, bytes);
         // Both ways to write, in turns.
-        if (!fua && ++writes_ % 2 == 0 && delta_->write_now(at, bytes)) co_return Result<void>();
+        if (!fua && ++writes_ % 2 == 0) {
+          if (auto written = delta_->write_now(at, bytes)) co_return std::move(*written);
+        }
         auto done = co_await delta_->write(at, bytes, below_, durability);
         co_return done;
       }

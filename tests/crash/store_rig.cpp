@@ -159,7 +159,9 @@ class StoreRig final : public Rig {
       std::vector<std::byte> bytes(op.length);
       fill_sectors(id, at, bytes);
       // Both ways to write, in turns.
-      if (!write.fua && ++writes_ % 2 == 0 && volume.write_now(at, bytes)) co_return Result<void>();
+      if (!write.fua && ++writes_ % 2 == 0) {
+        if (auto written = volume.write_now(at, bytes)) co_return std::move(*written);
+      }
       auto done = co_await volume.write(at, bytes, write);
       co_return done;
     }
