@@ -221,6 +221,12 @@ Task<void> offload_many() {
     CHECK(results[static_cast<std::size_t>(i)] == i * i);
 }
 
+Task<bool> blocks_here() {
+  auto work = [] { return std::this_thread::get_id(); };
+  const std::thread::id by = co_await run_blocking(work);
+  co_return by == std::this_thread::get_id();
+}
+
 // ---- Cancellation and shutdown
 
 struct Pair {
@@ -489,6 +495,15 @@ TEST_CASE("offloaded work runs on another thread and its task goes on on the loo
   TestRig rig(BOTH_KINDS);
   rig.loop->run(offload_work());
   rig.loop->run(offload_many());
+}
+
+TEST_CASE("what may block runs on another thread, unless the loop has nothing else to do") {
+  TestRig rig(BOTH_KINDS);
+  CHECK_FALSE(rig.loop->run(blocks_here()));
+  rig.loop->set_may_block(true);
+  CHECK(rig.loop->run(blocks_here()));
+  rig.loop->set_may_block(false);
+  CHECK_FALSE(rig.loop->run(blocks_here()));
 }
 
 TEST_CASE("cancel ends the op it names and no other") {

@@ -88,7 +88,7 @@ std::optional<Result<std::size_t>> RealFile::write_now(std::span<const std::byte
 Task<Result<FileStat>> RealFile::stat() {
   const int fd = fd_.get();
   auto work = [fd] { return real::stat_fd(fd); };
-  real::StatResult r = co_await offload(work);
+  real::StatResult r = co_await run_blocking(work);
   if (r.err != 0) co_return Error::from_errno(-r.err, "stat " + path());
   co_return r.stat;
 }
@@ -96,21 +96,21 @@ Task<Result<FileStat>> RealFile::stat() {
 Task<Result<void>> RealFile::truncate(std::uint64_t size) {
   const int fd = fd_.get();
   auto work = [fd, size] { return ::ftruncate(fd, static_cast<off_t>(size)) == 0 ? 0 : -errno; };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "set the size of " + path() + " to " + std::to_string(size));
 }
 
 Task<Result<void>> RealFile::set_mode(unsigned mode) {
   const int fd = fd_.get();
   auto work = [fd, mode] { return ::fchmod(fd, mode) == 0 ? 0 : -errno; };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "set the mode of " + path());
 }
 
 Task<Result<std::optional<File::Extent>>> RealFile::next_data(std::uint64_t from) {
   const int fd = fd_.get();
   auto work = [fd, from] { return real::next_data(fd, from); };
-  real::DataExtent r = co_await offload(work);
+  real::DataExtent r = co_await run_blocking(work);
   if (r.err != 0) co_return Error::from_errno(-r.err, "look for data in " + path());
   std::optional<Extent> out;
   if (r.found) out = r.extent;
@@ -122,7 +122,7 @@ Task<Result<bool>> RealFile::try_lock(bool exclusive) {
   auto work = [fd, exclusive] {
     return ::flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0 ? 0 : -errno;
   };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   if (err == -EWOULDBLOCK) co_return false;
   if (err != 0) co_return Error::from_errno(-err, "lock " + path());
   co_return true;
@@ -131,14 +131,14 @@ Task<Result<bool>> RealFile::try_lock(bool exclusive) {
 Task<Result<void>> RealFile::unlock() {
   const int fd = fd_.get();
   auto work = [fd] { return ::flock(fd, LOCK_UN) == 0 ? 0 : -errno; };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "unlock " + path());
 }
 
 Task<Result<void>> RealFile::drop_cache() {
   const int fd = fd_.get();
   auto work = [fd] { return -::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "drop the cached pages of " + path());
 }
 
@@ -153,7 +153,7 @@ Task<Result<std::unique_ptr<File>>> RealDirectory::open(std::string name, OpenFl
   auto named = check_file_name(name);
   if (!named) co_return named.error();
   auto work = [this, &name, &flags] { return real::open_at(fd_.get(), name, flags, true); };
-  const int fd = co_await offload(work);
+  const int fd = co_await run_blocking(work);
   if (fd < 0)
     co_return Error::from_errno(-fd, (flags.create ? "create " : "open ") + path_of(name));
   co_return std::unique_ptr<File>(std::make_unique<RealFile>(path_of(name), UniqueFd(fd)));
@@ -163,7 +163,7 @@ Task<Result<std::unique_ptr<Directory>>> RealDirectory::open_dir(std::string nam
   auto named = check_file_name(name);
   if (!named) co_return named.error();
   auto work = [this, &name] { return real::open_dir_at(fd_.get(), name); };
-  const int fd = co_await offload(work);
+  const int fd = co_await run_blocking(work);
   if (fd < 0) co_return Error::from_errno(-fd, "open directory " + path_of(name));
   co_return std::unique_ptr<Directory>(
       std::make_unique<RealDirectory>(path_of(name), UniqueFd(fd)));
@@ -173,7 +173,7 @@ Task<Result<void>> RealDirectory::make_dir(std::string name, unsigned mode) {
   auto named = check_file_name(name);
   if (!named) co_return named.error();
   auto work = [this, &name, mode] { return real::make_dir_at(fd_.get(), name, mode); };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "make directory " + path_of(name));
 }
 
@@ -181,7 +181,7 @@ Task<Result<FileStat>> RealDirectory::stat(std::string name) {
   auto named = check_file_name(name);
   if (!named) co_return named.error();
   auto work = [this, &name] { return real::stat_at(fd_.get(), name); };
-  real::StatResult r = co_await offload(work);
+  real::StatResult r = co_await run_blocking(work);
   if (r.err != 0) co_return Error::from_errno(-r.err, "stat " + path_of(name));
   co_return r.stat;
 }
@@ -189,7 +189,7 @@ Task<Result<FileStat>> RealDirectory::stat(std::string name) {
 Task<Result<std::vector<DirEntry>>> RealDirectory::list() {
   std::vector<DirEntry> entries;
   auto work = [this, &entries] { return real::list_entries(fd_.get(), entries); };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   if (err != 0) co_return Error::from_errno(-err, "list directory " + path());
   co_return entries;
 }
@@ -205,7 +205,7 @@ Task<Result<void>> RealDirectory::rename(std::string from, Directory& target, st
   auto work = [this, &from, real_target, &to, no_replace] {
     return real::rename_at(fd_.get(), from, real_target->fd_.get(), to, no_replace);
   };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "rename " + path_of(from) + " to " + real_target->path_of(to));
 }
 
@@ -213,7 +213,7 @@ Task<Result<void>> RealDirectory::unlink(std::string name) {
   auto named = check_file_name(name);
   if (!named) co_return named.error();
   auto work = [this, &name] { return ::unlinkat(fd_.get(), name.c_str(), 0) == 0 ? 0 : -errno; };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "remove " + path_of(name));
 }
 
@@ -223,21 +223,21 @@ Task<Result<void>> RealDirectory::remove_dir(std::string name) {
   auto work = [this, &name] {
     return ::unlinkat(fd_.get(), name.c_str(), AT_REMOVEDIR) == 0 ? 0 : -errno;
   };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "remove directory " + path_of(name));
 }
 
 Task<Result<void>> RealDirectory::sync() {
   const int fd = fd_.get();
   auto work = [fd] { return ::fsync(fd) == 0 ? 0 : -errno; };
-  const int err = co_await offload(work);
+  const int err = co_await run_blocking(work);
   co_return result_of(err, "sync directory " + path());
 }
 
 Task<Result<Directory::Space>> RealDirectory::space() {
   const int fd = fd_.get();
   auto work = [fd] { return real::space_of(fd); };
-  real::SpaceResult r = co_await offload(work);
+  real::SpaceResult r = co_await run_blocking(work);
   if (r.err != 0) co_return Error::from_errno(-r.err, "ask for the free space of " + path());
   co_return r.space;
 }
@@ -252,7 +252,7 @@ Task<Result<std::unique_ptr<Directory>>> open_directory(std::string path, bool c
     }
     return real::open_dir_at(AT_FDCWD, path);
   };
-  const int fd = co_await offload(work);
+  const int fd = co_await run_blocking(work);
   if (fd < 0)
     co_return Error::from_errno(-fd, (create ? "make directory " : "open directory ") + path);
   co_return std::unique_ptr<Directory>(std::make_unique<RealDirectory>(path, UniqueFd(fd)));

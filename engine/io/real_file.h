@@ -2,9 +2,9 @@
 //
 // Reads, writes, syncs, punches and allocations are IoOps of the current loop (but brief writes and
 // cached reads, engine/io/cached_io.h, are done at once). Everything else is
-// a metadata system call, which may wait for the disk, and so runs by offload(). Descriptors are
-// O_CLOEXEC. All names are resolved relative to an open directory (openat and friends), so that a
-// directory that is renamed above us is no surprise.
+// a metadata system call, which may wait for the disk, and so goes by run_blocking(). Descriptors
+// are O_CLOEXEC. All names are resolved relative to an open directory (openat and friends), so that
+// a directory that is renamed above us is no surprise.
 //
 // Relies on POSIX durability as file.h states it, and on Linux: fdatasync covers size and extents.
 #pragma once

@@ -197,6 +197,7 @@ Task<Result<std::string>> VolumeServer::Impl::choose_id() {
 // ---- Starting
 
 Task<Result<void>> VolumeServer::Impl::start_servers() {
+  EventLoop::current()->set_may_block(false);  // clients wait for it from here on
   auto signals = StopSignals::open();
   if (!signals) co_return signals.error();
   signals_ = std::move(*signals);

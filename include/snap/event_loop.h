@@ -127,6 +127,11 @@ class EventLoop {
   /// Runs `task` beside everything else; run() does not return before it has ended.
   void spawn(Task<void> task);
 
+  /// Whether its own thread makes the calls of run_blocking(): for a program that does one thing,
+  /// and waits for that.
+  bool may_block() const noexcept { return may_block_; }
+  void set_may_block(bool may) noexcept { may_block_ = may; }
+
   // ---- From any thread
 
   /// Resumes `h` on the loop's thread. The loop wakes up for it.
@@ -155,6 +160,8 @@ class EventLoop {
   std::size_t live_tasks_ = 0;  ///< spawned and not yet ended
 
  private:
+  bool may_block_ = false;
+
   struct Detached;
   static Detached run_detached(EventLoop* loop, Task<void> task);
   template <class T>
@@ -221,16 +228,15 @@ template <class F>
 class Offload {
  public:
   using R = std::invoke_result_t<F&>;
-  explicit Offload(F work) : work_(std::move(work)) {}
-  bool await_ready() const noexcept { return false; }
+  Offload(F work, bool here) : work_(std::move(work)), here_(here) {}
+  bool await_ready() {
+    if (here_) run();
+    return here_;
+  }
   void await_suspend(std::coroutine_handle<> h) {
     EventLoop* loop = EventLoop::current();
     loop->offload_raw([this, loop, h] {
-      if constexpr (std::is_void_v<R>) {
-        work_();
-      } else {
-        result_.emplace(work_());
-      }
+      run();
       loop->post(h);
     });
   }
@@ -239,17 +245,33 @@ class Offload {
   }
 
  private:
+  void run() {
+    if constexpr (std::is_void_v<R>) {
+      work_();
+    } else {
+      result_.emplace(work_());
+    }
+  }
+
   F work_;
+  const bool here_;
   std::conditional_t<std::is_void_v<R>, char, std::optional<R>> result_{};
 };
 }  // namespace detail
 
-/// `co_await offload(f)`: runs f() on a helper thread, for work that would block or hold up the
-/// loop (metadata system calls, hashing, compression). What f refers to must outlive the await. In
-/// the simulation f runs at once. f is a plain callable, not a coroutine.
+/// `co_await offload(f)`: runs f() on a helper thread, for work that would hold up the loop
+/// (hashing, compression). What f refers to must outlive the await. In the simulation f runs at
+/// once. f is a plain callable, not a coroutine.
 template <class F>
 detail::Offload<F> offload(F f) {
-  return detail::Offload<F>(std::move(f));
+  return detail::Offload<F>(std::move(f), false);
+}
+
+/// The same for a system call that may block. Where nothing else waits for the loop the call is
+/// made at once: the way to a helper thread and back would cost more than most of them.
+template <class F>
+detail::Offload<F> run_blocking(F f) {
+  return detail::Offload<F>(std::move(f), EventLoop::current()->may_block());
 }
 
 }  // namespace snap

@@ -77,6 +77,7 @@ int Context::run() {
     return exit_code_of(loop.error().code());
   }
   loop_ = std::move(*loop);
+  loop_->set_may_block(true);  // a server says otherwise
   Result<int> outcome = loop_->run(action_(*this));
   end_progress();
   auto flushed = finish_output();
