@@ -201,8 +201,11 @@ Task<Result<void>> Connection::receive_requests() {
       }
     }
     if (verdict.payload != 0) {
-      waited = waited || stream_.buffered().size() < verdict.payload;
-      auto whole = co_await receive_payload(request);
+      Result<bool> whole = true;
+      if (!take_payload(request)) {
+        waited = true;
+        whole = co_await receive_payload(request);
+      }
       if (!whole || !*whole) {
         drop(request);
         if (!whole) co_return whole.error();
@@ -244,9 +247,16 @@ Task<void> Connection::wait_for_memory(Request* request, std::size_t size) {
   }
 }
 
-Task<Result<bool>> Connection::receive_payload(Request* request) {
+/// From what has been received. False: it has not come as a whole, or is to be dropped.
+bool Connection::take_payload(Request* request) noexcept {
   const std::size_t size = request->verdict.payload;
   stream_.set_read_ahead(size >= kLargePayload ? kLargeReadAhead : ByteStream::kCapacity);
+  return request->verdict.error == WireError::kNone &&
+         stream_.take(request->data.bytes().first(size));
+}
+
+Task<Result<bool>> Connection::receive_payload(Request* request) {
+  const std::size_t size = request->verdict.payload;
   if (request->verdict.error != WireError::kNone) co_return co_await stream_.skip(size);
   co_return co_await stream_.read_into(request->data.bytes().first(size));
 }

@@ -81,6 +81,7 @@ class Connection {
   Task<void> watch_handshake();
   Task<Result<void>> receive_requests();
   Task<void> wait_for_memory(Request* request, std::size_t size);
+  bool take_payload(Request* request) noexcept;
   Task<Result<bool>> receive_payload(Request* request);
   Task<void> send_replies();
 

@@ -43,12 +43,16 @@ Task<Result<bool>> ByteStream::fill(std::size_t n) {
   co_return true;
 }
 
+bool ByteStream::take(std::span<std::byte> out) noexcept {
+  if (out.size() > end_ - begin_) return false;
+  if (!out.empty()) std::memcpy(out.data(), buffer_.get() + begin_, out.size());
+  consume(out.size());
+  return true;
+}
+
 Task<Result<bool>> ByteStream::read_into(std::span<std::byte> out) {
   const std::size_t have = std::min(out.size(), end_ - begin_);
-  if (have != 0) {
-    std::memcpy(out.data(), buffer_.get() + begin_, have);
-    consume(have);
-  }
+  (void)take(out.first(have));
   std::size_t done = have;
   while (done < out.size()) {
     Result<std::size_t> got = std::size_t{0};

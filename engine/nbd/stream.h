@@ -31,6 +31,8 @@ class ByteStream {
 
   /// Receives until `n` bytes (at most kCapacity) are buffered. False: the peer closed before.
   Task<Result<bool>> fill(std::size_t n);
+  /// Fills `out` from the buffer. False: it does not hold so much, and nothing was taken.
+  bool take(std::span<std::byte> out) noexcept;
   /// Fills `out`: first from the buffer, the rest straight from the socket. False: closed before.
   Task<Result<bool>> read_into(std::span<std::byte> out);
   /// Drops the next `n` bytes. False: closed before.
