@@ -1,47 +1,15 @@
 // The delta on the real loop and the real disk: reads back what was written, against a model.
-#include "engine/delta/delta_format.h"
-#include "engine/delta/delta_test_util.h"
-
 #include <catch2/catch.hpp>
 #include <chrono>
 
-#include "engine/delta/fault_disk.h"
+#include "engine/delta/delta_format.h"
+#include "engine/delta/delta_rig.h"
+#include "engine/delta/delta_test_util.h"
 
 using namespace snap;
+using namespace snap::delta_test;
 
 namespace {
-
-constexpr std::uint64_t kSize = 3 * (1u << 20) + 512;
-
-using Durability = Delta::Durability;
-
-struct Rig {
-  TempDir temp;
-  std::unique_ptr<EventLoop> loop = must(make_event_loop());
-  std::shared_ptr<FaultPlan> plan = std::make_shared<FaultPlan>();
-
-  Task<std::unique_ptr<Directory>> directory() {
-    auto dir = co_await open_directory(temp.path());
-    std::unique_ptr<Directory> real = must(std::move(dir));
-    std::unique_ptr<Directory> wrapped = std::make_unique<FaultDirectory>(std::move(real), plan);
-    co_return std::move(wrapped);
-  }
-  Task<std::unique_ptr<Delta>> create(std::uint64_t size) {
-    auto dir = co_await directory();
-    Delta::CreateOptions options{test_uuid(1), size};
-    auto delta = co_await Delta::create(std::move(dir), options);
-    co_return must(std::move(delta));
-  }
-  Task<Result<std::unique_ptr<Delta>>> open(Delta::Mode mode) {
-    auto dir = co_await directory();
-    auto delta = co_await Delta::open(std::move(dir), mode);
-    co_return std::move(delta);
-  }
-};
-
-std::vector<std::byte> filled(std::size_t n, int value) {
-  return std::vector<std::byte>(n, static_cast<std::byte>(value));
-}
 
 /// One random operation on the delta and on the model.
 Task<void> random_operation(Delta* delta, std::vector<std::byte>* model, SeededRandom* random,
@@ -86,7 +54,7 @@ Task<void> random_operation(Delta* delta, std::vector<std::byte>* model, SeededR
 Task<void> run_model(Rig* rig, std::uint64_t seed) {
   SeededRandom random(seed);
   PatternSource below;
-  std::uint64_t size = kSize;
+  std::uint64_t size = kRigSize;
   std::vector<std::byte> model = pattern_volume(size);
   auto delta = co_await rig->create(size);
   for (int i = 0; i < 400; ++i) {
@@ -132,8 +100,8 @@ TEST_CASE("a volume reads as a model does, whatever is written, trimmed and open
 namespace {
 Task<void> absent_and_zero_blocks(Rig* rig) {
   PatternSource below;
-  auto delta = co_await rig->create(kSize);
-  std::vector<std::byte> model = pattern_volume(kSize);
+  auto delta = co_await rig->create(kRigSize);
+  std::vector<std::byte> model = pattern_volume(kRigSize);
   const auto ones = filled(512, 1);
   auto done = co_await delta->write(ByteOffset(8192 + 512), ones, below, Durability::kCached);
   must(done);
@@ -190,8 +158,8 @@ class SlowSource final : public BlockSource {
 };
 Task<void> eight_sectors_at_once(Rig* rig) {
   SlowSource below;
-  auto delta = co_await rig->create(kSize);
-  std::vector<std::byte> model = pattern_volume(kSize);
+  auto delta = co_await rig->create(kRigSize);
+  std::vector<std::byte> model = pattern_volume(kRigSize);
   WaitGroup group;
   for (std::uint64_t sector = 0; sector < 16; ++sector) {
     if (sector % 8 == 3) continue;  // stays as below
@@ -216,7 +184,7 @@ TEST_CASE("sub-block writes to one absent block at the same time lose nothing") 
 namespace {
 Task<void> flush_costs(Rig* rig) {
   PatternSource below;
-  auto delta = co_await rig->create(kSize);
+  auto delta = co_await rig->create(kRigSize);
   FaultPlan& plan = *rig->plan;
   plan.seen.clear();
   auto done = co_await delta->flush();
@@ -345,8 +313,8 @@ TEST_CASE("a volume that shrinks and grows again shows nothing of what was beyon
 namespace {
 Task<void> seal_and_reopen(Rig* rig) {
   PatternSource below;
-  auto delta = co_await rig->create(kSize);
-  std::vector<std::byte> model = pattern_volume(kSize);
+  auto delta = co_await rig->create(kRigSize);
+  std::vector<std::byte> model = pattern_volume(kRigSize);
   const auto bytes = filled(100 << 10, 5);
   auto done = co_await delta->write(ByteOffset(4096), bytes, below, Durability::kCached);
   must(done);
@@ -432,251 +400,4 @@ TEST_CASE("thousands of flushes pass through both areas and many checkpoints") {
     return sync ? FaultAction::leave_out() : FaultAction::pass();
   };
   rig.loop->run(many_flushes(&rig));
-}
-
-namespace {
-
-/// A delta, one operation after the other, on one loop.
-struct LimitRig {
-  Rig rig;
-  PatternSource below;
-  std::unique_ptr<Delta> delta = rig.loop->run(rig.create(kSize));
-
-  ~LimitRig() {
-    if (delta != nullptr) must(rig.loop->run(delta->close()));
-  }
-  Result<void> put(std::uint64_t at, std::size_t length) {
-    const auto bytes = filled(length, 7);
-    return rig.loop->run(delta->write(ByteOffset(at), bytes, below, Durability::kCached));
-  }
-  Result<void> zero(std::uint64_t at, std::uint64_t length, bool keep_allocated) {
-    return rig.loop->run(
-        delta->write_zeroes(ByteOffset(at), length, below, keep_allocated, Durability::kCached));
-  }
-  Result<void> trim(std::uint64_t block) {
-    return rig.loop->run(
-        delta->trim(ByteOffset(block * kBlockSize), kBlockSize, Durability::kCached));
-  }
-  /// Whether it was done at once, and well.
-  bool put_now(std::uint64_t at, std::size_t length) {
-    const auto done = delta->write_now(ByteOffset(at), filled(length, 9));
-    if (done && !*done) ++errors_at_once;
-    return done && *done;
-  }
-  int errors_at_once = 0;
-  std::vector<std::byte> block(std::uint64_t number) {
-    std::vector<std::byte> got(kBlockSize);
-    must(rig.loop->run(read_through(*delta, ByteOffset(number * kBlockSize), got)));
-    return got;
-  }
-  /// From now on the data file's operations of this kind have this fate.
-  void decide(FaultEvent::Kind kind, FaultAction action) {
-    rig.plan->decide = [kind, action](const FaultEvent& event) {
-      return event.kind == kind && event.name == "data" ? action : FaultAction::pass();
-    };
-  }
-  std::uint64_t blocks() const { return delta->stats().data_blocks; }
-};
-
-bool is_full(const Result<void>& result) {
-  return !result && result.error().code() == ErrorCode::kNoSpace;
-}
-
-/// Exactly one block more can be had.
-void check_one_block_left(LimitRig& rig, std::uint64_t unused) {
-  CHECK(is_full(rig.put(unused * kBlockSize, 2 * kBlockSize)));
-  CHECK(rig.put(unused * kBlockSize, kBlockSize));
-  CHECK(is_full(rig.put((unused + 1) * kBlockSize, kBlockSize)));
-}
-
-}  // namespace
-
-TEST_CASE("a limit counts each block of data once, and all else goes on when it is reached") {
-  LimitRig rig;
-  rig.delta->set_limit(10 * kBlockSize + 4095);
-  CHECK(rig.put(0, 4 * kBlockSize));
-  CHECK(rig.put(4 * kBlockSize + 512, 512));        // a part of an absent block takes a whole one
-  CHECK(rig.put(15 * kBlockSize, 2 * kBlockSize));  // in two chunks
-  CHECK(rig.put(2 * kBlockSize, 3 * kBlockSize));   // nothing new
-  CHECK(is_full(rig.put(20 * kBlockSize, 4 * kBlockSize)));
-  CHECK(rig.put(20 * kBlockSize, 3 * kBlockSize));
-  CHECK(rig.blocks() == 10);
-  CHECK(is_full(rig.put(40 * kBlockSize + 512, 512)));
-  CHECK(is_full(rig.zero(40 * kBlockSize, kBlockSize, true)));
-  CHECK(rig.delta->stats().limit_hits == 3);
-
-  CHECK(rig.put(100, 2 * kBlockSize));
-  CHECK(rig.zero(0, kBlockSize, true));
-  std::vector<std::byte> got(kBlockSize);
-  CHECK(rig.rig.loop->run(read_through(*rig.delta, ByteOffset(40 * kBlockSize), got)));
-  CHECK(rig.rig.loop->run(rig.delta->flush()));
-  CHECK(rig.trim(40));  // zeros take nothing
-  CHECK(rig.blocks() == 10);
-}
-
-TEST_CASE("what is discarded, cut off or failed to be written makes room below a limit") {
-  LimitRig rig;
-  rig.delta->set_limit(8 * kBlockSize);
-  CHECK(rig.put(0, 8 * kBlockSize));
-  CHECK(rig.trim(1));
-  CHECK(rig.trim(1));
-  check_one_block_left(rig, 40);
-  CHECK(rig.zero(2 * kBlockSize, kBlockSize, false));
-  check_one_block_left(rig, 50);
-
-  CHECK(rig.trim(3));
-  rig.rig.plan->decide = [](const FaultEvent& event) {
-    const bool data = event.kind == FaultEvent::Kind::kWrite && event.name == "data";
-    return data ? FaultAction::fail(ENOSPC) : FaultAction::pass();
-  };
-  CHECK(is_full(rig.put(60 * kBlockSize, kBlockSize)));
-  CHECK(rig.delta->stats().disk_full_hits == 1);
-  rig.rig.plan->decide = nullptr;
-  check_one_block_left(rig, 60);
-
-  CHECK(rig.rig.loop->run(rig.delta->resize(60 * kBlockSize)));
-  CHECK(rig.rig.loop->run(rig.delta->resize(kSize)));
-  check_one_block_left(rig, 70);
-}
-
-TEST_CASE("a limit can be set anew at any time, and counts what was there before the opening") {
-  LimitRig rig;
-  CHECK(rig.put(0, 8 * kBlockSize));
-  rig.delta->set_limit(4 * kBlockSize);
-  CHECK(is_full(rig.put(9 * kBlockSize, kBlockSize)));
-  CHECK(rig.put(0, 8 * kBlockSize));
-  CHECK(rig.trim(0));
-  CHECK(is_full(rig.put(9 * kBlockSize, kBlockSize)));
-  rig.delta->set_limit(8 * kBlockSize);
-  check_one_block_left(rig, 9);
-  const bool killed = GENERATE(false, true);
-  if (!killed) must(rig.rig.loop->run(rig.delta->close()));
-  if (killed) must(rig.rig.loop->run(rig.delta->flush()));
-  rig.delta.reset();
-  auto opened = rig.rig.loop->run(rig.rig.open(Delta::Mode::kReadWrite));
-  rig.delta = must(std::move(opened));
-  CHECK(rig.blocks() == 8);
-  rig.delta->set_limit(9 * kBlockSize);
-  check_one_block_left(rig, 20);
-  rig.delta->set_limit(std::nullopt);
-  CHECK(rig.put(30 * kBlockSize, 100 * kBlockSize));
-}
-
-TEST_CASE("deltas that share a quota have no more than that together") {
-  LimitRig one, other;
-  const auto quota = std::make_shared<BlockQuota>();
-  one.delta->share_quota(quota);
-  other.delta->share_quota(quota);
-  quota->set_bound(8);
-  other.delta->set_limit(3 * kBlockSize);
-  CHECK(one.put(0, 6 * kBlockSize));
-  CHECK(is_full(other.put(0, 3 * kBlockSize)));
-  CHECK(other.put(0, 2 * kBlockSize));
-  CHECK(is_full(one.put(10 * kBlockSize, kBlockSize)));
-  CHECK(one.delta->stats().shared_limit_hits == 1);
-  CHECK(one.trim(0));
-  check_one_block_left(other, 30);  // and not at its own limit twice for what the quota refused
-  quota->set_bound(20);
-  CHECK(one.put(10 * kBlockSize, 12 * kBlockSize));
-  CHECK(quota->full());
-}
-
-TEST_CASE("what is written at once is one chunk's, whole or present, and neither long nor beyond") {
-  LimitRig rig;
-  CHECK_FALSE(rig.put_now(0, kBlockSize));  // space for the map has to be had first
-  CHECK(rig.put(0, kBlockSize));
-  rig.rig.plan->seen.clear();
-  CHECK(rig.put_now(0, 2 * kBlockSize));
-  CHECK(rig.put_now(kBlockSize + 512, 512));
-  CHECK_FALSE(rig.put_now(2 * kBlockSize + 512, 512));
-  CHECK_FALSE(rig.put_now(15 * kBlockSize, 2 * kBlockSize));
-  CHECK_FALSE(rig.put_now(kChunkSize, kChunkSize));
-  CHECK_FALSE(rig.put_now(kSize - 512, 1024));
-  CHECK_FALSE(rig.put_now(0, 0));
-  CHECK(rig.blocks() == 2);
-  CHECK(rig.rig.plan->count(FaultEvent::Kind::kWrite, "data") == 2);
-  CHECK(rig.block(0) == filled(kBlockSize, 9));
-  CHECK(rig.block(2) != filled(kBlockSize, 9));
-  CHECK(rig.rig.loop->run(rig.delta->flush()));
-  CHECK(rig.delta->stats().dirty_chunks == 0);
-  CHECK(rig.put_now(0, kBlockSize));
-  CHECK(rig.delta->stats().dirty_chunks == 1);
-  rig.delta->stop(Error(ErrorCode::kIo, "the test says so"));
-  CHECK_FALSE(rig.put_now(0, kBlockSize));
-  CHECK_FALSE(rig.rig.loop->run(rig.delta->close()));
-  rig.delta = nullptr;
-}
-
-TEST_CASE("a write at once takes from the limit as any other, and says nothing where it is full") {
-  LimitRig rig;
-  rig.delta->set_limit(4 * kBlockSize);
-  CHECK(rig.put(0, kBlockSize));
-  CHECK(rig.put_now(0, 3 * kBlockSize));
-  CHECK_FALSE(rig.put_now(20 * kBlockSize, 2 * kBlockSize));
-  CHECK(rig.delta->stats().limit_hits == 0);
-  CHECK(rig.put_now(20 * kBlockSize, kBlockSize));
-  CHECK_FALSE(rig.put_now(30 * kBlockSize, kBlockSize));
-  CHECK(rig.put_now(2 * kBlockSize, kBlockSize));
-  CHECK(rig.trim(1));
-  check_one_block_left(rig, 40);
-}
-
-TEST_CASE("a write at once that fails or is short leaves dirty blocks behind and no more") {
-  LimitRig rig;
-  rig.delta->set_limit(4 * kBlockSize);
-  CHECK(rig.put(0, kBlockSize));
-  CHECK(rig.rig.loop->run(rig.delta->flush()));
-  for (const FaultAction action : {FaultAction::fail(ENOSPC), FaultAction::half()}) {
-    rig.decide(FaultEvent::Kind::kWrite, action);
-    CHECK_FALSE(rig.put_now(50 * kBlockSize, 2 * kBlockSize));
-    CHECK(rig.blocks() == 1);
-    CHECK(rig.delta->stats().dirty_chunks == 0);
-    CHECK_FALSE(rig.put_now(0, kBlockSize));
-    CHECK(rig.delta->stats().dirty_chunks == 1);  // it may hold new sectors
-    rig.rig.plan->decide = nullptr;
-    CHECK(rig.block(0).back() == std::byte{7});
-    CHECK(rig.rig.loop->run(rig.delta->flush()));
-  }
-  CHECK(rig.errors_at_once == 2);  // what is short is to be written once more
-  CHECK(rig.delta->stats().disk_full_hits == 2);
-  CHECK(rig.put(50 * kBlockSize, 2 * kBlockSize));
-  check_one_block_left(rig, 60);
-}
-
-namespace {
-/// The fate of writes at once beside a request that takes its time on block 0.
-Task<void> write_now_beside(LimitRig* rig, Task<Result<void>> request, bool same, bool other) {
-  Result<void> answer;
-  bool answered = false;
-  const auto wait = [](Task<Result<void>> task, Result<void>* out, bool* done) -> Task<void> {
-    *out = co_await std::move(task);
-    *done = true;
-  };
-  EventLoop::current()->spawn(wait(std::move(request), &answer, &answered));
-  while (rig->rig.plan->held.empty())
-    co_await yield_now();
-  CHECK(rig->put_now(0, kBlockSize) == same);
-  CHECK(rig->put_now(kBlockSize, kBlockSize) == other);
-  rig->rig.plan->release();
-  while (!answered)
-    co_await yield_now();
-  must(answer);
-}
-}  // namespace
-
-TEST_CASE("a write at once waits for no block that is held, and for no punch") {
-  LimitRig rig;
-  CHECK(rig.put(0, 2 * kBlockSize));
-  rig.rig.plan->decide = [first = true](const FaultEvent&) mutable {
-    return std::exchange(first, false) ? FaultAction::hold() : FaultAction::pass();
-  };
-  const auto bytes = filled(kBlockSize, 7);
-  const ByteOffset at(0);
-  auto write = rig.delta->write(at, bytes, rig.below, Durability::kCached);
-  rig.rig.loop->run(write_now_beside(&rig, std::move(write), false, true));
-  rig.decide(FaultEvent::Kind::kPunch, FaultAction::hold());
-  auto trim = rig.delta->trim(at, kBlockSize, Durability::kCached);
-  rig.rig.loop->run(write_now_beside(&rig, std::move(trim), false, false));
-  rig.rig.plan->decide = nullptr;
-  CHECK(rig.put_now(0, 2 * kBlockSize));
 }
