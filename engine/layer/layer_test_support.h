@@ -73,6 +73,7 @@ class MemoryFile final : public File {
   std::size_t reads = 0;
   std::size_t read_bytes = 0;
   std::size_t largest_write = 0;
+  std::size_t ragged_writes = 0;  ///< that begin or end elsewhere than a piece of the file does
   std::size_t syncs = 0;
   std::size_t fail_sync = 0;                        ///< EIO for this sync, counted from 1
   std::uint64_t fail_write_at = ~std::uint64_t{0};  ///< ENOSPC from this offset on
@@ -101,6 +102,8 @@ class MemoryFile final : public File {
     if (bytes_.size() < op.offset + op.length) bytes_.resize(op.offset + op.length);
     std::memcpy(bytes_.data() + op.offset, op.buffer, op.length);
     largest_write = std::max(largest_write, op.length);
+    if (op.offset % kLayerPieceBytes != 0 || (op.offset + op.length) % kLayerPieceBytes != 0)
+      ++ragged_writes;
     return static_cast<std::int64_t>(op.length);
   }
 

@@ -12,13 +12,15 @@
 // What runs in the background shares what it works on (batches, the file, SyncState) and never
 // touches the writer. So a writer may be destroyed at any time that no call on it is under way.
 //
-// Memory: three batches of kLayerBatchBytes (three times that for zstd), the share table, and 64
-// bytes for each entry of the chunk table (1 MiB a GiB of data), which can be written only last.
+// Memory: three batches of kLayerBatchBytes (three times that for zstd), a piece, the share table,
+// and 64 bytes for each entry of the chunk table (1 MiB a GiB of data), which can be written only
+// last.
 #include <array>
 #include <bit>
 #include <string>
 
 #include "engine/base/checksum.h"
+#include "engine/io/piece_writer.h"
 #include "engine/layer/layer_batch.h"
 #include "engine/layer/layer_format.h"
 #include "snap/limits.h"
@@ -26,6 +28,7 @@
 namespace snap {
 
 namespace format = layer_format;
+static_assert(PieceWriter::kPieceBytes == kLayerPieceBytes);
 
 namespace {
 
@@ -169,13 +172,13 @@ class LayerWriter::Impl {
     batch->reading.add();
     EventLoop::current()->spawn(hash_for_blob(batch, blob_));
     co_await yield_now();
-    const std::uint64_t begin = position_;
+    const std::uint64_t begin = out_.written();
     for (auto piece : batch->pieces()) {
-      auto wrote = co_await write_out(piece);
+      auto wrote = co_await out_.append(piece);
       SNAP_CO_RETURN_IF_ERROR(wrote);
     }
-    if (position_ == begin) co_return Result<void>{};
-    auto writeback = start_writeback(*file_, ByteOffset(begin), position_ - begin);
+    if (out_.written() == begin) co_return Result<void>{};
+    auto writeback = start_writeback(*file_, ByteOffset(begin), out_.written() - begin);
     auto begun = co_await writeback;
     static_cast<void>(begun);  // a hint: a sync tells of what could not be written
     co_return sync_in_background();
@@ -185,8 +188,8 @@ class LayerWriter::Impl {
   /// that failed: such bytes count as lost, whatever a later sync says.
   Result<void> sync_in_background() {
     if (syncs_->failed) return *syncs_->failed;
-    if (syncs_->busy || position_ - sync_begun_ < options_.sync_every) return {};
-    sync_begun_ = position_;
+    if (syncs_->busy || out_.written() - sync_begun_ < options_.sync_every) return {};
+    sync_begun_ = out_.written();
     syncs_->busy = true;
     syncs_->running.add();
     EventLoop::current()->spawn(sync_written(file_, syncs_));
@@ -199,17 +202,6 @@ class LayerWriter::Impl {
     if (stat->size != 0)
       co_return refuse("the file to write it to is not empty, it has " +
                        std::to_string(stat->size) + " bytes");
-    co_return Result<void>{};
-  }
-
-  Task<Result<void>> write_out(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      auto piece = bytes.first(std::min(bytes.size(), kLayerPieceBytes));
-      auto wrote = co_await write_all(*file_, piece, ByteOffset(position_));
-      SNAP_CO_RETURN_IF_ERROR(wrote);
-      position_ += piece.size();
-      bytes = bytes.subspan(piece.size());
-    }
     co_return Result<void>{};
   }
 
@@ -248,7 +240,7 @@ class LayerWriter::Impl {
     Sha256Stream* stream = blob_.get();
     auto work = offload([stream, bytes] { stream->update(bytes); });
     co_await work;
-    auto wrote = co_await write_out(bytes);
+    auto wrote = co_await out_.append(bytes);
     co_return wrote;
   }
 
@@ -301,22 +293,24 @@ class LayerWriter::Impl {
     auto put_index = co_await put(index_);
     SNAP_CO_RETURN_IF_ERROR(put_index);
     auto put_footer = co_await put(footer);
-    co_return put_footer;
+    SNAP_CO_RETURN_IF_ERROR(put_footer);
+    auto finished = co_await out_.finish();
+    co_return finished;
   }
 
   std::shared_ptr<File> file_;
+  PieceWriter out_{*file_};
   Options options_;
   std::shared_ptr<SyncState> syncs_ = std::make_shared<SyncState>();
-  std::uint64_t sync_begun_ = 0;  // position_ when the last one began
+  std::uint64_t sync_begun_ = 0;  // out_.written() when the last one began
   std::optional<Error> failed_;
   BatchPtr filling_;
   BatchPtr hashing_;
   BatchPtr written_;
   BlobHash blob_ = std::make_shared<Sha256Stream>();
   ShareTable shared_;
-  ChunkIndex next_chunk_;       // the first that may be added
-  std::uint64_t end_ = 0;       // of the file, once all that is laid out is written
-  std::uint64_t position_ = 0;  // written so far
+  ChunkIndex next_chunk_;  // the first that may be added
+  std::uint64_t end_ = 0;  // of the file, once all that is laid out is written
   format::Footer footer_;
   std::vector<ChunkEntry> slice_;  // the one that is not full yet
   std::vector<std::vector<std::byte>> table_;

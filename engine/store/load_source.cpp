@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "engine/io/piece_writer.h"
 #include "engine/store/blob_store.h"
 #include "engine/store/names.h"
 #include "engine/store/space.h"
@@ -32,10 +33,9 @@ class IncomingBlob {
   Task<Result<void>> add(std::span<const std::byte> bytes) {
     auto hashing = offload([this, bytes] { hash_.update(bytes); });
     co_await hashing;
-    auto written = co_await write_all(*file_, bytes, ByteOffset(size_));
-    if (!written) co_return written.error();
     size_ += bytes.size();
-    co_return Result<void>();
+    auto written = co_await out_.append(bytes);
+    co_return written;
   }
 
   /// Checks the digest and makes the bytes durable.
@@ -45,6 +45,8 @@ class IncomingBlob {
                                                std::to_string(size_) +
                                                " bytes have another digest; the file is damaged");
     }
+    auto written = co_await out_.finish();
+    if (!written) co_return written.error();
     auto synced = co_await full_sync(*file_);
     if (!synced) co_return synced.error();
     co_return Result<void>();
@@ -55,6 +57,7 @@ class IncomingBlob {
       : file_(std::move(file)), digest_(digest) {}
 
   std::unique_ptr<File> file_;
+  PieceWriter out_{*file_};
   const BlobDigest digest_;
   Sha256Stream hash_;
   std::uint64_t size_ = 0;
