@@ -101,7 +101,13 @@ class TlsWire final : public Wire {
     const std::size_t allowed =
         std::min(size, wire->options_.most_sent - std::min(wire->options_.most_sent, wire->sent_));
     wire->sent_ += size;
-    if (allowed != 0 && ::send(wire->socket_, data, allowed, MSG_NOSIGNAL) < 0) return -1;
+    // Interrupted it may be by the workers that io_uring starts in this process, for the server.
+    for (std::size_t done = 0; done < allowed;) {
+      const ssize_t n = ::send(wire->socket_, static_cast<const std::byte*>(data) + done,
+                               allowed - done, MSG_NOSIGNAL);
+      if (n < 0 && errno != EINTR) return -1;
+      if (n > 0) done += static_cast<std::size_t>(n);
+    }
     if (allowed < size) ::shutdown(wire->socket_, SHUT_WR);
     return static_cast<ssize_t>(size);
   }
