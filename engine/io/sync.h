@@ -4,10 +4,12 @@
 // may be shared by worker threads. None blocks a thread.
 #pragma once
 
+#include <atomic>
 #include <coroutine>
 #include <cstddef>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -176,8 +178,9 @@ class WaitGroup {
   std::vector<Waiter> waiters_;
 };
 
-/// Many may be inside; close() keeps newcomers out and waits until all have left. The fast path is
-/// a mutex held for a few instructions (docs/design.md, Snapshot: writes drain before a seal).
+/// Many may be inside; close() keeps newcomers out and waits until all have left. To go in and out
+/// of an open gate is one atomic operation each (docs/design.md, Snapshot: writes drain before a
+/// seal).
 class Gate {
  public:
   class [[nodiscard]] Pass {
@@ -205,13 +208,10 @@ class Gate {
   auto enter() {
     struct Awaiter {
       Gate* gate;
-      bool await_ready() const noexcept { return false; }
+      bool await_ready() const noexcept { return gate->try_enter(); }
       bool await_suspend(std::coroutine_handle<> h) {
         std::lock_guard guard(gate->lock_);
-        if (!gate->closed_) {
-          ++gate->inside_;
-          return false;
-        }
+        if (gate->try_enter()) return false;
         gate->entering_.push_back(Waiter::here(h));
         return true;
       }
@@ -222,9 +222,7 @@ class Gate {
 
   /// The same without waiting: nothing if the gate is closed.
   std::optional<Pass> enter_now() {
-    std::lock_guard guard(lock_);
-    if (closed_) return std::nullopt;
-    ++inside_;
+    if (!try_enter()) return std::nullopt;
     return Pass(this);
   }
 
@@ -235,9 +233,8 @@ class Gate {
       bool await_ready() const noexcept { return false; }
       bool await_suspend(std::coroutine_handle<> h) {
         std::lock_guard guard(gate->lock_);
-        gate->closed_ = true;
-        if (gate->inside_ == 0) return false;
-        gate->closer_ = Waiter::here(h);
+        if (gate->state_.fetch_or(kClosed) == 0) return false;
+        gate->closer_ = Waiter::here(h);  // the last to leave waits for the lock, and finds it
         return true;
       }
       void await_resume() const noexcept {}
@@ -249,28 +246,38 @@ class Gate {
     std::vector<Waiter> ready;
     {
       std::lock_guard guard(lock_);
-      closed_ = false;
-      inside_ += entering_.size();  // they are let in here, not when they run
       ready.swap(entering_);
+      // They are let in here, not when they run. Nobody goes in or out of a closed, empty gate.
+      state_.store(ready.size() * kOneInside);
     }
     for (const Waiter& w : ready)
       w.resume();
   }
 
  private:
+  static constexpr std::size_t kClosed = 1;
+  static constexpr std::size_t kOneInside = 2;
+
+  bool try_enter() noexcept {
+    std::size_t state = state_.load();
+    while ((state & kClosed) == 0) {
+      if (state_.compare_exchange_weak(state, state + kOneInside)) return true;
+    }
+    return false;
+  }
+
   void leave() {
+    if (state_.fetch_sub(kOneInside) != (kClosed | kOneInside)) return;
     Waiter closer;
     {
       std::lock_guard guard(lock_);
-      if (--inside_ != 0 || !closed_ || !closer_.handle) return;
       closer = std::exchange(closer_, Waiter{});
     }
     closer.resume();
   }
 
-  std::mutex lock_;
-  bool closed_ = false;
-  std::size_t inside_ = 0;
+  std::atomic<std::size_t> state_ = 0;  // kClosed, and kOneInside for each that is inside
+  std::mutex lock_;                     // over what follows, and over changes of kClosed
   std::vector<Waiter> entering_;
   Waiter closer_;
 };
