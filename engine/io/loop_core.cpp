@@ -20,7 +20,8 @@ void LoopCore::fire_timer(std::uint64_t ticket) {
 void LoopCore::post(std::coroutine_handle<> h) {
   std::lock_guard guard(post_lock_);
   posted_.push_back(h);
-  if (std::exchange(sleeping_, false)) wake();
+  anything_posted_ = true;
+  if (sleeping_.exchange(false)) wake();
 }
 
 void LoopCore::offload_raw(std::function<void()> work) {
@@ -29,37 +30,37 @@ void LoopCore::offload_raw(std::function<void()> work) {
 
 void LoopCore::shutdown() {
   std::lock_guard guard(post_lock_);
-  stopping_.store(true, std::memory_order_release);
-  if (std::exchange(sleeping_, false)) wake();
+  stopping_ = true;
+  if (sleeping_.exchange(false)) wake();
 }
 
 void LoopCore::take_posted() {
+  if (!anything_posted_) return;
   std::lock_guard guard(post_lock_);
   ready_.insert(ready_.end(), posted_.begin(), posted_.end());
   posted_.clear();
+  anything_posted_ = false;
+}
+
+void LoopCore::begin_stop() {
+  { std::lock_guard wait_for_shutdown(post_lock_); }
+  stop_begun_ = true;
+  timers_.take_all(ready_);
+  cancel_waits();
 }
 
 bool LoopCore::go_to_sleep() {
-  std::lock_guard guard(post_lock_);
-  if (!posted_.empty() || (stopping() && !stop_begun_)) return false;
   sleeping_ = true;
-  return true;
-}
-
-void LoopCore::awake() {
-  std::lock_guard guard(post_lock_);
+  if (!anything_posted_ && (!stopping_ || stop_begun_)) return true;
   sleeping_ = false;
+  return false;
 }
 
 void LoopCore::run_until_idle() {
   begin_run();
   while (live_tasks_ != 0) {
     take_posted();
-    if (stopping() && !stop_begun_) {
-      stop_begun_ = true;
-      timers_.take_all(ready_);
-      cancel_waits();
-    }
+    if (stopping() && !stop_begun_) begin_stop();
     if (!timers_.empty()) timers_.take_due(now(), ready_);
     running_.swap(ready_);
     for (std::coroutine_handle<> h : running_)
@@ -69,7 +70,7 @@ void LoopCore::run_until_idle() {
 
     const bool sleep = ready_.empty() && go_to_sleep();
     turn(sleep, timers_.next());
-    if (sleep) awake();
+    if (sleep) sleeping_ = false;
   }
 }
 

@@ -4,11 +4,14 @@
 //
 // Invariants:
 // - ready_ holds every coroutine that may run; a turn runs the ones that were there when it began.
-// - A post is never lost: it is queued and the loop woken under one lock, and the loop goes to
-//   sleep only after it has seen, under that lock, that nothing is queued. Since the waker lets go
-//   of the lock last, the loop may be destroyed as soon as it has taken the post.
+// - A post is never lost: who posts first says so and then looks whether the loop sleeps; the loop
+//   first says that it sleeps and then looks whether something was posted. One of them sees the
+//   other (both are sequentially consistent), and the loop needs no lock while nothing is posted.
+// - Who posts or shuts down lets go of the lock last, and the loop takes it before it acts on
+//   either: so it may be destroyed as soon as it has.
 #pragma once
 
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -61,16 +64,17 @@ class LoopCore : public EventLoop {
 
  private:
   void take_posted();
+  void begin_stop();
   bool go_to_sleep();
-  void awake();
 
   TimerQueue timers_;
   std::vector<std::coroutine_handle<>> running_;
   bool stop_begun_ = false;
 
-  std::mutex post_lock_;  // guards the next two
+  std::mutex post_lock_;  // over posted_, and over calls of wake()
   std::vector<std::coroutine_handle<>> posted_;
-  bool sleeping_ = false;
+  std::atomic<bool> anything_posted_ = false;
+  std::atomic<bool> sleeping_ = false;
 
   HelperPool helpers_;  // last: joined first, for helpers post
 };
