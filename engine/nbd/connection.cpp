@@ -155,14 +155,21 @@ Task<Result<void>> Connection::receive_requests() {
   const std::size_t header_bytes = extended ? kExtendedRequestBytes : kRequestBytes;
   for (;;) {
     bool waited = false;
-    if (stream_.buffered().size() < header_bytes) {
+    while (stream_.buffered().size() < header_bytes) {
       waited = true;
-      auto have = co_await stream_.fill(header_bytes);
-      if (!have) co_return have.error();
-      if (!*have) {
+      const std::span<std::byte> room = stream_.room_for(header_bytes);
+      Result<std::size_t> got = std::size_t{0};
+      if (TlsSession* tls = stream_.tls()) {
+        got = co_await tls->receive_some(room);
+      } else {
+        got = co_await recv_some(stream_.socket(), room);
+      }
+      if (!got) co_return got.error();
+      if (*got == 0) {
         if (stream_.buffered().empty() || asks_again_) co_return Result<void>();
         co_return Error(ErrorCode::kProtocol, "the client hung up in the middle of a request");
       }
+      stream_.received(*got);
     }
     const RequestHeader header = decode_request(stream_.buffered(), session_.headers);
     stream_.consume(header_bytes);

@@ -19,17 +19,20 @@ void ByteStream::consume(std::size_t n) noexcept {
   if (begin_ == end_) begin_ = end_ = 0;
 }
 
-Task<Result<bool>> ByteStream::fill(std::size_t n) {
-  assert(n <= kCapacity);
+std::span<std::byte> ByteStream::room_for(std::size_t n) noexcept {
+  assert(n <= kCapacity && n > end_ - begin_);
   if (n > kCapacity - begin_) {
     std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
     end_ -= begin_;
     begin_ = 0;
   }
+  const std::size_t missing = n - (end_ - begin_);
+  return {buffer_.get() + end_, std::min(kCapacity - end_, std::max(missing, read_ahead_))};
+}
+
+Task<Result<bool>> ByteStream::fill(std::size_t n) {
   while (end_ - begin_ < n) {
-    const std::size_t missing = n - (end_ - begin_);
-    const std::size_t most = std::min(kCapacity - end_, std::max(missing, read_ahead_));
-    const std::span room(buffer_.get() + end_, most);
+    const std::span<std::byte> room = room_for(n);
     Result<std::size_t> got = std::size_t{0};
     if (tls_) {
       got = co_await tls_->receive_some(room);
@@ -38,7 +41,7 @@ Task<Result<bool>> ByteStream::fill(std::size_t n) {
     }
     if (!got) co_return got.error();
     if (*got == 0) co_return false;
-    end_ += *got;
+    received(*got);
   }
   co_return true;
 }

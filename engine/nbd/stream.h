@@ -29,6 +29,10 @@ class ByteStream {
   }
   void consume(std::size_t n) noexcept;
 
+  /// What fill() is made of, for who can have no task on its way: where the next receive puts its
+  /// bytes, at least as many as `n` (at most kCapacity) buffered ones lack; and how many it got.
+  std::span<std::byte> room_for(std::size_t n) noexcept;
+  void received(std::size_t n) noexcept { end_ += n; }
   /// Receives until `n` bytes (at most kCapacity) are buffered. False: the peer closed before.
   Task<Result<bool>> fill(std::size_t n);
   /// Fills `out` from the buffer. False: it does not hold so much, and nothing was taken.
