@@ -176,6 +176,54 @@ Task<void> close_gate(Gate& gate, std::atomic<int>* inside, std::atomic<bool>* c
     co_await yield_now();
   }
 }
+Task<void> close_once(Gate& gate, bool* closed) {
+  co_await gate.close();
+  *closed = true;
+}
+Task<void> enter_once(Gate& gate, std::optional<Gate::Pass>* pass) {
+  pass->emplace(co_await gate.enter());
+}
+/// What waits for what, one step after the other.
+Task<void> use_gate() {
+  Gate gate;
+  EventLoop* loop = EventLoop::current();
+  std::optional<Gate::Pass> first = gate.enter_now();
+  std::optional<Gate::Pass> second;
+  std::optional<Gate::Pass> late;
+  bool closed = false;
+  CHECK(first);
+  loop->spawn(enter_once(gate, &second));
+  co_await yield_now();
+  CHECK(second);
+  loop->spawn(close_once(gate, &closed));
+  co_await yield_now();
+  loop->spawn(enter_once(gate, &late));
+  for (int i = 0; i < 3; ++i) {
+    CHECK_FALSE((closed || late || gate.enter_now()));
+    co_await yield_now();
+  }
+  first.reset();
+  co_await yield_now();
+  CHECK_FALSE((closed || late));  // one is left
+  second.reset();
+  co_await yield_now();
+  CHECK((closed && !late && !gate.enter_now()));
+  gate.open();
+  CHECK(gate.enter_now());  // and leaves
+  closed = false;
+  loop->spawn(close_once(gate, &closed));
+  CHECK_FALSE(closed);  // who waited is in, though it has not run yet
+  co_await yield_now();
+  CHECK((late && !closed));
+  late.reset();
+  co_await yield_now();
+  CHECK(closed);
+  gate.open();
+  closed = false;
+  loop->spawn(close_once(gate, &closed));
+  co_await yield_now();
+  CHECK(closed);  // an empty one is closed at once
+}
 Task<void> wait_for(WaitGroup& group) {
   co_await group.wait();
 }
@@ -478,6 +526,11 @@ TEST_CASE("a closed gate has no one inside, on any loop") {
   tasks.push_back(close_gate(gate, &inside, &closed));
   run_apart(kind, std::move(tasks));
   CHECK(inside.load() == 0);
+}
+
+TEST_CASE("a gate closes when the last has left, and lets in whoever waited when it opens") {
+  TestRig rig(BOTH_KINDS);
+  rig.loop->run(use_gate());
 }
 
 TEST_CASE("a wait group waits for what runs on another loop") {
