@@ -123,8 +123,17 @@ class Layer {
 
   /// True once this process has verified the stored bytes of the `index`-th entry of slice `slice`.
   bool verified(std::size_t slice, std::size_t index) const noexcept;
-  /// Verifies the stored bytes of that entry if it has not been done.
-  Task<Result<void>> verify_entry(std::size_t slice, std::size_t index);
+  /// Bytes that were just read from the file, and where.
+  struct Known {
+    ByteOffset at;
+    std::span<const std::byte> bytes;
+  };
+  /// Verifies the stored bytes of that entry if it has not been done: those in `known`, if they are
+  /// all there, else they are read.
+  Task<Result<void>> verify_entry(std::size_t slice, std::size_t index, Known known);
+  Task<Result<void>> verify_entry(std::size_t slice, std::size_t index) {
+    return verify_entry(slice, index, Known{});
+  }
 
   /// A bare read of the file, for raw chunks that are verified: the resolved map reads through
   /// this.

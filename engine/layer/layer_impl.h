@@ -63,6 +63,8 @@ class Layer::Impl {
 
   /// The stored bytes of `entry` into `out` (of its stored length), checked and marked.
   Task<Result<void>> read_stored(ChunkEntry entry, Place place, std::span<std::byte> out);
+  Result<void> verify_stored(const ChunkEntry& entry, Place place,
+                             std::span<const std::byte> stored);
   /// The data blocks of a compressed chunk, from the cache or decompressed by a helper thread.
   Task<Result<std::shared_ptr<const std::vector<std::byte>>>> decompressed(ChunkEntry entry,
                                                                            Place place);

@@ -179,10 +179,15 @@ Task<Result<void>> Layer::Impl::read_stored(ChunkEntry entry, Place place,
                                             std::span<std::byte> out) {
   auto read = co_await read_exact(*file, out, ByteOffset(entry.offset));
   if (!read) co_return in_file(read.error());
-  if (xxh3(out) != entry.checksum)
-    co_return damaged(entry, "the checksum does not match: the stored bytes are damaged");
+  co_return verify_stored(entry, place, out);
+}
+
+Result<void> Layer::Impl::verify_stored(const ChunkEntry& entry, Place place,
+                                        std::span<const std::byte> stored) {
+  if (xxh3(stored) != entry.checksum)
+    return damaged(entry, "the checksum does not match: the stored bytes are damaged");
   mark_verified(place);
-  co_return Result<void>{};
+  return {};
 }
 
 Task<Result<std::shared_ptr<const std::vector<std::byte>>>> Layer::Impl::decompressed(
@@ -327,7 +332,7 @@ bool Layer::verified(std::size_t slice, std::size_t index) const noexcept {
   return slice < slice_count() && index < kSliceEntries && impl_->is_verified({slice, index});
 }
 
-Task<Result<void>> Layer::verify_entry(std::size_t slice, std::size_t index) {
+Task<Result<void>> Layer::verify_entry(std::size_t slice, std::size_t index, Known known) {
   auto entries = co_await impl_->slice(slice);
   SNAP_CO_RETURN_IF_ERROR(entries);
   if (index >= (*entries)->size())
@@ -341,8 +346,13 @@ Task<Result<void>> Layer::verify_entry(std::size_t slice, std::size_t index) {
     impl_->mark_verified(place);
     co_return Result<void>{};
   }
-  std::vector<std::byte> stored(entry.stored_length);
-  auto read = co_await impl_->read_stored(entry, place, stored);
+  if (entry.offset >= known.at.value &&
+      entry.offset + entry.stored_length <= known.at.value + known.bytes.size()) {
+    co_return impl_->verify_stored(
+        entry, place, known.bytes.subspan(entry.offset - known.at.value, entry.stored_length));
+  }
+  const auto stored = std::make_unique_for_overwrite<std::byte[]>(entry.stored_length);
+  auto read = co_await impl_->read_stored(entry, place, {stored.get(), entry.stored_length});
   co_return read;
 }
 

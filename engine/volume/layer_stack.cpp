@@ -63,9 +63,10 @@ class ResolvedStack final : public LayerStack {
   Task<Result<void>> merge(LeafBuilder& builder, std::vector<SliceRef> refs);
   Task<Result<std::optional<ChunkIndex>>> next_in_layer(std::size_t layer, ChunkIndex from);
 
-  Task<Result<void>> verify(LeafCache::Leaf leaf, ByteOffset at, std::uint64_t length);
+  Task<Result<void>> verify(LeafCache::Leaf leaf, ByteOffset at, std::span<const std::byte> piece,
+                            LeafRun run);
   Task<Result<void>> verify_part(LeafCache::Leaf leaf, ChunkIndex chunk,
-                                 ResolvedLeaf::Unverified part);
+                                 ResolvedLeaf::Unverified part, Layer::Known known);
   Task<Result<void>> read_packed(const MixedPart& part, ByteOffset at, std::span<std::byte> out);
   Task<Result<void>> read_rest(Layer& layer, std::span<std::byte> out, std::uint64_t file_offset);
 
@@ -164,10 +165,6 @@ Task<Result<void>> ResolvedStack::read(ByteOffset at, std::span<std::byte> out) 
     const LeafRun run = leaf->run_at(at, std::min<std::uint64_t>(out.size(), kMaxReadPiece));
     const std::span<std::byte> piece = out.first(static_cast<std::size_t>(run.length));
     if (run.kind == LeafRun::Kind::kRaw) {
-      if (!run.verified) {
-        auto verified = co_await verify(leaf, at, run.length);
-        if (!verified) co_return verified.error();
-      }
       Layer& layer = *layers_[run.layer];
       FileOp op = layer.read_raw(piece, ByteOffset(run.file_offset));
       Result<std::size_t> got = co_await op;
@@ -175,6 +172,10 @@ Task<Result<void>> ResolvedStack::read(ByteOffset at, std::span<std::byte> out) 
       if (*got < piece.size()) {
         auto rest = co_await read_rest(layer, piece.subspan(*got), run.file_offset + *got);
         if (!rest) co_return rest.error();
+      }
+      if (!run.verified) {
+        auto verified = co_await verify(leaf, at, piece, run);
+        if (!verified) co_return verified.error();
       }
     } else if (run.kind == LeafRun::Kind::kPacked) {
       auto unpacked = co_await read_packed(*run.packed, at, piece);
@@ -252,14 +253,17 @@ Task<Result<void>> ResolvedStack::read_packed(const MixedPart& part, ByteOffset 
   co_return Result<void>();
 }
 
-/// Has the layers verify every raw chunk that [at, at + length) touches.
+/// Has the layers verify every raw chunk of which `piece`, read as `run` says, has a part; those
+/// that it has whole without another read.
 Task<Result<void>> ResolvedStack::verify(LeafCache::Leaf leaf, ByteOffset at,
-                                         std::uint64_t length) {
+                                         std::span<const std::byte> piece, LeafRun run) {
   std::vector<Task<Result<void>>> checks;
-  const ChunkIndex last = chunk_of(at + (length - 1));
+  const Layer::Known here{ByteOffset(run.file_offset), piece};
+  const ChunkIndex last = chunk_of(at + (piece.size() - 1));
   for (ChunkIndex chunk = chunk_of(at); chunk <= last; ++chunk)
     for (const ResolvedLeaf::Unverified& part : leaf->unverified(chunk))
-      checks.push_back(verify_part(leaf, chunk, part));
+      checks.push_back(
+          verify_part(leaf, chunk, part, part.layer == run.layer ? here : Layer::Known{}));
   if (checks.size() == 1) co_return co_await std::move(checks.front());
   std::vector<Result<void>> results = co_await gather(std::move(checks));
   for (Result<void>& result : results)
@@ -268,7 +272,7 @@ Task<Result<void>> ResolvedStack::verify(LeafCache::Leaf leaf, ByteOffset at,
 }
 
 Task<Result<void>> ResolvedStack::verify_part(LeafCache::Leaf leaf, ChunkIndex chunk,
-                                              ResolvedLeaf::Unverified part) {
+                                              ResolvedLeaf::Unverified part, Layer::Known known) {
   Layer& layer = *layers_[part.layer];
   std::size_t slice = part.slice;
   std::size_t index = part.index;
@@ -283,7 +287,7 @@ Task<Result<void>> ResolvedStack::verify_part(LeafCache::Leaf leaf, ChunkIndex c
                                                " of the chunk table changed while it was open");
     index = static_cast<std::size_t>(found - (*entries)->begin());
   }
-  auto verified = co_await layer.verify_entry(slice, index);
+  auto verified = co_await layer.verify_entry(slice, index, known);
   if (!verified) co_return verified.error();
   leaf->mark_verified(chunk, part.part);
   co_return Result<void>();

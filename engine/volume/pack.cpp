@@ -48,12 +48,6 @@ struct Batch {
   AsyncEvent ready;
   Result<void> result;
 
-  std::span<std::byte> upper_at(std::size_t chunk) {
-    return {&upper[chunk * kChunkSize], kChunkSize};
-  }
-  std::span<std::byte> lower_at(std::size_t chunk) {
-    return {&lower[chunk * kChunkSize], kChunkSize};
-  }
   void clear() {
     chunks.clear();
     delta_bytes = 0;
@@ -86,6 +80,28 @@ Task<Result<void>> read_blocks(const Chain& chain, ChunkIndex chunk, BlockMask w
   co_return Result<void>();
 }
 
+/// Reads of each chunk the blocks that its mask `which` names, each into its place. Whole
+/// neighbours are read as one.
+Task<Result<void>> read_chunks(const Chain& chain, std::span<const PackChunk> chunks,
+                               BlockMask PackChunk::*which, std::byte* out) {
+  for (std::size_t i = 0; i < chunks.size();) {
+    std::size_t run = 1;
+    while (chunks[i].*which == kAllBlocks && i + run < chunks.size() &&
+           chunks[i + run].*which == kAllBlocks && chunks[i + run].chunk == chunks[i].chunk + run)
+      ++run;
+    const std::span<std::byte> place(out + i * kChunkSize, run * kChunkSize);
+    Result<void> got;
+    if (run > 1) {
+      got = co_await chain.read(0, offset_of(chunks[i].chunk), place);
+    } else if (chunks[i].*which != 0) {
+      got = co_await read_blocks(chain, chunks[i].chunk, chunks[i].*which, place);
+    }
+    if (!got) co_return got.error();
+    i += run;
+  }
+  co_return Result<void>();
+}
+
 /// Decides for each wanted block whether the layer must hold it. On a helper thread.
 void judge(Batch& batch) {
   for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
@@ -93,10 +109,10 @@ void judge(Batch& batch) {
     for (unsigned b = 0; b < kBlocksPerChunk; ++b) {
       const BlockMask bit = block_range(b, 1);
       if ((c.wanted & bit) == 0) continue;
-      const auto now = batch.upper_at(i).subspan(b * kBlockSize, kBlockSize);
+      const std::size_t at = i * kChunkSize + b * kBlockSize;
+      const std::span<const std::byte> now(&batch.upper[at], kBlockSize);
       const bool below = (c.compare & bit) != 0;
-      if (below && std::memcmp(now.data(), &batch.lower_at(i)[b * kBlockSize], kBlockSize) == 0)
-        continue;
+      if (below && std::memcmp(now.data(), &batch.lower[at], kBlockSize) == 0) continue;
       if (!is_zero(now)) {
         c.data = static_cast<BlockMask>(c.data | bit);
       } else if (below) {
@@ -253,29 +269,10 @@ Task<Result<void>> Packer::read_batch(Batch& batch) {
     compare = compare || c.compare != 0;
   if (compare && batch.lower == nullptr)
     batch.lower = std::make_unique_for_overwrite<std::byte[]>(kBatchChunks * kChunkSize);
-  for (std::size_t i = 0; i < batch.chunks.size();) {
-    // Whole neighbours are read as one.
-    std::size_t run = 1;
-    while (batch.chunks[i].wanted == kAllBlocks && i + run < batch.chunks.size() &&
-           batch.chunks[i + run].wanted == kAllBlocks &&
-           batch.chunks[i + run].chunk == batch.chunks[i].chunk + run)
-      ++run;
-    const std::span<std::byte> place(&batch.upper[i * kChunkSize], run * kChunkSize);
-    Result<void> got;
-    if (run > 1) {
-      got = co_await upper_.read(0, offset_of(batch.chunks[i].chunk), place);
-    } else {
-      got = co_await read_blocks(upper_, batch.chunks[i].chunk, batch.chunks[i].wanted, place);
-    }
-    if (!got) co_return got.error();
-    i += run;
-  }
-  for (std::size_t i = 0; i < batch.chunks.size(); ++i) {
-    if (batch.chunks[i].compare == 0) continue;
-    auto got = co_await read_blocks(lower_, batch.chunks[i].chunk, batch.chunks[i].compare,
-                                    batch.lower_at(i));
-    if (!got) co_return got.error();
-  }
+  auto upper = co_await read_chunks(upper_, batch.chunks, &PackChunk::wanted, batch.upper.get());
+  if (!upper) co_return upper.error();
+  auto lower = co_await read_chunks(lower_, batch.chunks, &PackChunk::compare, batch.lower.get());
+  if (!lower) co_return lower.error();
   auto judging = offload([&batch] { judge(batch); });
   co_await judging;
   co_return Result<void>();
@@ -291,7 +288,7 @@ Task<Result<void>> Packer::write(Batch& batch) {
     const PackChunk& c = batch.chunks[i];
     if ((c.data | c.zero) == 0) continue;
     // The blocks to store close ranks, in place.
-    std::byte* const begin = batch.upper_at(i).data();
+    std::byte* const begin = &batch.upper[i * kChunkSize];
     std::size_t stored = 0;
     for (unsigned b = 0; b < kBlocksPerChunk; ++b) {
       if ((c.data >> b & 1) == 0) continue;
