@@ -359,7 +359,7 @@ TEST_CASE("what is flushed survives a power cut, wherever the process before had
   }
 }
 
-TEST_CASE("the live map goes when the delta is closed or forgotten") {
+TEST_CASE("the live map goes when the delta is closed or forgotten, and leaves a word if closed") {
   Memory memory;
   memory.drop();
   SimDisk disk;
@@ -367,6 +367,12 @@ TEST_CASE("the live map goes when the delta is closed or forgotten") {
   loop.run(create_small(&disk));
   std::byte seen{};
   loop.run(look_at(&disk, memory.folder(), 1, &seen));
+  REQUIRE(live_file(memory.folder()).has_value());
+  CHECK(std::filesystem::file_size(*live_file(memory.folder())) < 4096);
+  {
+    auto root = disk.root();
+    loop.run(Delta::forget_live(*root, test_uuid(3), memory.folder()));
+  }
   CHECK_FALSE(live_file(memory.folder()).has_value());
   loop.run(write_and_die(&disk, memory.folder(), 1, &memory));
   disk.kill();
@@ -407,6 +413,119 @@ TEST_CASE("after a failed sync the live map does not count, for what it names ma
   std::vector<std::byte> below(8);
   PatternSource::fill(ByteOffset(0), below);
   CHECK(seen == below[0]);
+}
+
+namespace {
+
+/// A delta that is opened again and again, through a plan that sees what becomes of its cache.
+struct Reopened {
+  SimDisk disk;
+  SimLoop loop{1};
+  std::shared_ptr<FaultPlan> plan = std::make_shared<FaultPlan>();
+
+  Task<std::unique_ptr<Delta>> open(std::string folder) {
+    std::unique_ptr<Directory> dir = std::make_unique<FaultDirectory>(disk.root(), plan);
+    auto opening = Delta::open(std::move(dir), Delta::Mode::kReadWrite, std::move(folder));
+    auto delta = co_await std::move(opening);
+    if (!delta) co_return nullptr;
+    co_return std::move(*delta);
+  }
+  static Task<void> write(Delta* delta) {
+    PatternSource below;
+    const std::vector<std::byte> bytes(kBlockSize, std::byte{7});
+    auto written = co_await delta->write(ByteOffset(0), bytes, below, Delta::Durability::kCached);
+    CHECK(written.has_value());
+  }
+  Task<void> use(std::string folder, bool ends_well) {
+    auto delta = co_await open(std::move(folder));
+    REQUIRE(delta != nullptr);
+    co_await write(delta.get());
+    if (!ends_well) disk.inject({SimOpKind::kDataSync, 1, EIO, 0});
+    auto closed = co_await delta->close();
+    CHECK(closed.has_value() == ends_well);
+  }
+  Task<void> fail_to_open(std::string folder) {
+    disk.inject({SimOpKind::kDataSync, 1, EIO, 0});
+    auto delta = co_await open(std::move(folder));
+    CHECK(delta == nullptr);
+  }
+  Task<void> die(std::string folder) {
+    auto delta = co_await open(std::move(folder));
+    REQUIRE(delta != nullptr);
+    co_await write(delta.get());
+    disk.freeze_after(0);
+    (void)co_await delta->close();
+  }
+
+  /// Opens, writes, closes. Whether the cached pages of the data went when it was opened.
+  bool drops(const std::string& folder, bool ends_well = true) {
+    plan->seen.clear();
+    loop.run(use(folder, ends_well));
+    for (const char* always : {"map", "journal"})
+      CHECK(plan->count(FaultEvent::Kind::kDropCache, always) == 1);
+    return plan->count(FaultEvent::Kind::kDropCache, "data") == 1;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("cached pages stay if the delta was closed in order, on this boot, and only then") {
+  Memory here;
+  Memory elsewhere;
+  Reopened delta;
+  delta.loop.run(create_small(&delta.disk));
+  CHECK(delta.drops(here.folder()));  // who made it left no word
+  CHECK_FALSE(delta.drops(here.folder()));
+  CHECK_FALSE(delta.drops(here.folder()));
+
+  // It was open where the live maps of here are not seen, or are not kept.
+  CHECK(delta.drops(elsewhere.folder()));
+  CHECK(delta.drops(here.folder()));
+  CHECK(delta.drops(""));
+  CHECK(delta.drops(here.folder()));
+  CHECK_FALSE(delta.drops(here.folder()));
+
+  // A sync failed: before, and while it was opened.
+  CHECK_FALSE(delta.drops(here.folder(), false));
+  CHECK(delta.drops(here.folder()));
+  CHECK_FALSE(delta.drops(here.folder()));
+  delta.loop.run(delta.fail_to_open(here.folder()));
+  CHECK(delta.drops(here.folder()));
+  CHECK_FALSE(delta.drops(here.folder()));
+
+  // The process died; and the boot is over.
+  delta.loop.run(delta.die(here.folder()));
+  delta.disk.kill();
+  CHECK(delta.drops(here.folder()));
+  CHECK_FALSE(delta.drops(here.folder()));
+  here.drop();
+  CHECK(delta.drops(here.folder()));
+}
+
+TEST_CASE("the word that a delta was closed counts once, for who has its token") {
+  TempDir temp("/dev/shm");
+  const LivePlace place{temp.path() + "/map", test_uuid(1)};
+  const Uuid token = test_uuid(2);
+  CHECK_FALSE(LiveMap::take_closed(place, token));
+  LiveMap::leave_closed(place, token);
+  CHECK_FALSE(read(place, token).counted);
+  CHECK_FALSE(LiveMap::take_closed(place, test_uuid(3)));
+  CHECK_FALSE(LiveMap::take_closed({place.path, test_uuid(3)}, token));
+  CHECK(LiveMap::take_closed(place, token));
+  CHECK_FALSE(LiveMap::take_closed(place, token));
+
+  // A live map is no such word, and none is put over one.
+  auto map = must(LiveMap::make(place, token, kLeaves, kLeafBytes));
+  map->count();
+  LiveMap::leave_closed(place, token);
+  CHECK_FALSE(LiveMap::take_closed(place, token));
+  CHECK(read(place, token).counted);
+  map.reset();
+  LiveMap::remove(place);
+
+  LiveMap::leave_closed(place, token);
+  REQUIRE(::truncate(place.path.c_str(), 40) == 0);
+  CHECK_FALSE(LiveMap::take_closed(place, token));
 }
 
 namespace {

@@ -15,7 +15,17 @@
 namespace snap {
 
 struct FaultEvent {
-  enum class Kind { kWrite, kSync, kPunch, kAllocate, kTruncate, kDirSync, kRename, kUnlink };
+  enum class Kind {
+    kWrite,
+    kSync,
+    kPunch,
+    kAllocate,
+    kTruncate,
+    kDirSync,
+    kRename,
+    kUnlink,
+    kDropCache
+  };
   Kind kind;
   std::string name;  ///< of the file as it was opened; of the directory: "."
   std::uint64_t offset = 0;
@@ -148,7 +158,13 @@ class FaultFile final : public File {
   }
   Task<Result<bool>> try_lock(bool exclusive) override { return inner_->try_lock(exclusive); }
   Task<Result<void>> unlock() override { return inner_->unlock(); }
-  Task<Result<void>> drop_cache() override { return inner_->drop_cache(); }
+  Task<Result<void>> drop_cache() override {
+    const FaultAction action = plan_->ask({FaultEvent::Kind::kDropCache, name_, 0, 0});
+    if (action.what == FaultAction::What::kFail)
+      co_return Error::from_errno(action.error, "drop the cached pages");
+    auto done = co_await inner_->drop_cache();
+    co_return done;
+  }
   void advise_random() override { inner_->advise_random(); }
 
  private:

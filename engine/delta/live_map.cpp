@@ -24,6 +24,11 @@ constexpr std::uint64_t kMagic = 0x70616d6576696c73;  // "slivemap"
 constexpr std::uint64_t kVersion = 1;
 constexpr std::uint64_t kHeaderBytes = 4096;
 
+// Of a header: what the file is.
+constexpr std::uint64_t kNothing = 0;
+constexpr std::uint64_t kCounts = 1;
+constexpr std::uint64_t kClosed = 2;  // a header alone
+
 /// Of this run of the kernel; nothing where /proc does not tell.
 std::optional<Uuid> boot_id() {
   const UniqueFd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
@@ -47,7 +52,12 @@ struct LiveMap::Header {
   Uuid boot;
   Uuid delta;
   Token token;
-  std::atomic<std::uint64_t> counts;
+  std::atomic<std::uint64_t> state;
+
+  bool is_of(const Uuid& this_boot, const Uuid& this_delta, Token this_token) const {
+    return magic == kMagic && version == kVersion && boot == this_boot && delta == this_delta &&
+           token == this_token;
+  }
 };
 
 Result<LivePlace> live_place(const std::string& folder, const Uuid& delta, const File& data) {
@@ -103,8 +113,8 @@ Result<bool> LiveMap::read(const LivePlace& place, Token token, std::uint64_t le
   };
   Header h{};
   if (!read_at(&h, sizeof h, 0)) return false;
-  if (h.magic != kMagic || h.version != kVersion || h.leaf_bytes != leaf_bytes || h.boot != *boot ||
-      h.delta != place.delta || h.token != token || h.counts.load() != 1)
+  if (!h.is_of(*boot, place.delta, token) || h.leaf_bytes != leaf_bytes ||
+      h.state.load() != kCounts)
     return false;
   std::vector<std::byte> leaf(leaf_bytes);
   std::uint64_t next = 0;
@@ -130,6 +140,28 @@ Result<bool> LiveMap::read(const LivePlace& place, Token token, std::uint64_t le
 void LiveMap::remove(const LivePlace& place) noexcept {
   // One that cannot be removed names a token that no one looks for.
   (void)::unlink(place.path.c_str());
+}
+
+void LiveMap::leave_closed(const LivePlace& place, Token token) noexcept {
+  const auto boot = boot_id();
+  if (!boot) return;
+  const UniqueFd fd(
+      ::open(place.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd) return;
+  const Header h{kMagic, kVersion, 0, *boot, place.delta, token, kClosed};
+  // One that is cut short says nothing.
+  (void)!::pwrite(fd.get(), &h, sizeof h, 0);
+}
+
+bool LiveMap::take_closed(const LivePlace& place, Token token) noexcept {
+  const auto boot = boot_id();
+  const UniqueFd fd(::open(place.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  Header h{};
+  if (!boot || !fd || ::pread(fd.get(), &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h))
+    return false;
+  if (!h.is_of(*boot, place.delta, token) || h.state.load() != kClosed) return false;
+  // It must not be found once more, when what it says may no longer be so.
+  return ::unlink(place.path.c_str()) == 0;
 }
 
 LiveMap::LiveMap(LivePlace place, UniqueFd fd, std::byte* base, std::size_t length,
@@ -159,13 +191,16 @@ bool LiveMap::owns(const void* address) const noexcept {
 }
 
 void LiveMap::count() noexcept {
-  header()->counts.store(1);
+  header()->state.store(kCounts);
 }
 void LiveMap::discount() noexcept {
-  header()->counts.store(0);
+  header()->state.store(kNothing);
 }
 bool LiveMap::counts() const noexcept {
-  return header()->counts.load() == 1;
+  return header()->state.load() == kCounts;
+}
+LiveMap::Token LiveMap::token() const noexcept {
+  return header()->token;
 }
 
 }  // namespace snap

@@ -52,6 +52,12 @@ class LiveMap {
                            std::size_t leaf_bytes, const EachLeaf& each);
   static void remove(const LivePlace& place) noexcept;
 
+  /// Puts a word in the place of the map: the delta was closed in order, so what the page cache has
+  /// of its files is what the disk has. Without room there is none, which costs time alone.
+  static void leave_closed(const LivePlace& place, Token token) noexcept;
+  /// Takes that word away. True if there was one, of this boot, delta and token.
+  static bool take_closed(const LivePlace& place, Token token) noexcept;
+
   ~LiveMap();
   LiveMap(const LiveMap&) = delete;
   LiveMap& operator=(const LiveMap&) = delete;
@@ -66,6 +72,7 @@ class LiveMap {
   void discount() noexcept;
   bool counts() const noexcept;
   const LivePlace& place() const noexcept { return place_; }
+  Token token() const noexcept;
 
  private:
   struct Header;

@@ -18,13 +18,17 @@ Task<Result<std::unique_ptr<File>>> open_part(Directory& dir, std::string name, 
   if (!file && file.error().code() == ErrorCode::kNotFound) {
     co_return file.error().with_code(ErrorCode::kCorrupt).with_context("a file of a delta is gone");
   }
+  co_return file;
+}
+
+/// The same, to write, and what is read of it is what the disk has. Rule Fault: after a sync that
+/// failed the cache holds pages that look clean and are not on the disk. They go; pages that are
+/// still dirty stay.
+Task<Result<std::unique_ptr<File>>> open_as_on_disk(Directory& dir, std::string name) {
+  auto file = co_await open_part(dir, std::move(name), true);
   SNAP_CO_RETURN_IF_ERROR(file);
-  if (write) {
-    // Rule Fault: after a sync that failed the cache holds pages that look clean and are not on
-    // the disk. They go; pages that are still dirty stay.
-    auto dropped = co_await (*file)->drop_cache();
-    SNAP_CO_RETURN_IF_ERROR(dropped);
-  }
+  auto dropped = co_await (*file)->drop_cache();
+  SNAP_CO_RETURN_IF_ERROR(dropped);
   co_return std::move(*file);
 }
 
@@ -130,6 +134,15 @@ Task<Result<void>> write_token(Directory& dir, LiveMap::Token token) {
   co_return written;
 }
 
+/// Whether who had the delta open last closed it in order, on this boot: no sync of it failed then,
+/// so the page cache has nothing of the data that the disk does not have.
+Task<bool> was_closed(Directory& dir, std::optional<LivePlace> place) {
+  if (!place) co_return false;
+  const auto token = co_await read_token(dir);
+  if (!token) co_return false;
+  co_return LiveMap::take_closed(*place, *token);
+}
+
 /// What the process knew that had the delta open last, if it died on this boot and its live map
 /// counts.
 Task<Result<std::optional<std::vector<Change>>>> read_live(Directory& dir,
@@ -146,9 +159,9 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
                                                    std::string live_folder) {
   auto data = co_await open_part(*dir, kDataName, true);
   SNAP_CO_RETURN_IF_ERROR(data);
-  auto map_file = co_await open_part(*dir, kMapName, true);
+  auto map_file = co_await open_as_on_disk(*dir, kMapName);
   SNAP_CO_RETURN_IF_ERROR(map_file);
-  auto journal_file = co_await open_part(*dir, kJournalName, true);
+  auto journal_file = co_await open_as_on_disk(*dir, kJournalName);
   SNAP_CO_RETURN_IF_ERROR(journal_file);
   OpenFlags to_write;
   to_write.write = true;
@@ -162,6 +175,11 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
   if (!live_folder.empty()) {
     auto found = live_place(live_folder, map->id(), **data);
     if (found) place = *found;  // else go_live() tells why not
+  }
+  const bool closed = co_await was_closed(*dir, place);
+  if (!closed) {
+    auto dropped = co_await (*data)->drop_cache();  // as open_as_on_disk()
+    SNAP_CO_RETURN_IF_ERROR(dropped);
   }
   auto settled = co_await settle(*dir, **data, map->file(), *journal_files->buffered);
   if (!settled && place) LiveMap::remove(*place);  // rule Fault: its blocks may be lost
