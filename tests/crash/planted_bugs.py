@@ -36,6 +36,7 @@ LIMIT = 300  # seconds of a test: a bug may make it hang, which is noticing, too
 FLUSH, JOURNAL, MAP = "engine/delta/flush.cpp", "engine/delta/journal.cpp", "engine/delta/map_file.cpp"
 DURABLE_WRITE = "engine/io/durable_write.cpp"
 RECOVERY, CHECKPOINT = "engine/delta/recovery.cpp", "engine/delta/checkpoint.cpp"
+LIVE_MAP = "engine/delta/live_map.cpp"
 
 # name: (file, what stands there, what is put in its place)
 BUGS = {
@@ -113,7 +114,15 @@ BUGS = {
     "a live map counts after a failed sync": (
         FLUSH, "  if (blocks_->live() != nullptr) blocks_->live()->discount();\n", ""),
     "a live map is taken whoever opened the delta since": (
-        "engine/delta/live_map.cpp", "h.token != token ||", "(void(token), false) ||"),
+        LIVE_MAP, "token == this_token;", "(token == this_token || true);"),
+    "cached data is believed, however the delta was left": (RECOVERY, "if (!closed) {", "if (!closed && false) {"),
+    "the word that a delta was closed is found again": (LIVE_MAP, "return ::unlink(place.path.c_str()) == 0;", "return true;"),
+    "a delta whose last commit failed says that it was closed": (
+        "engine/delta/checkpoint.cpp", "  co_await background_.wait();\n  SNAP_CO_RETURN_IF_ERROR(committed);\n",
+        "  co_await background_.wait();\n  if (!committed && blocks_->live() != nullptr) {\n"
+        "    LiveMap::remove(blocks_->live()->place());\n"
+        "    LiveMap::leave_closed(blocks_->live()->place(), blocks_->live()->token());\n  }\n"
+        "  SNAP_CO_RETURN_IF_ERROR(committed);\n"),
     "with a live map records are replayed over newer blocks": (
         RECOVERY, "if (!tail->blocks.empty() && !live) {", "if (!tail->blocks.empty()) {"),
 }
