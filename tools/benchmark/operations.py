@@ -12,7 +12,7 @@ import os
 import shutil
 
 from benchmark.peers import write_random
-from benchmark.processes import GIB, MIB, SNAPCTL, Server, milliseconds, sh, write_back
+from benchmark.processes import GIB, MIB, SNAPCTL, Server, milliseconds, sh, touch_memory, write_back
 from benchmark.turns import spread
 
 
@@ -24,14 +24,6 @@ def sync(path):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def touch_memory(folder, size):
-    path, piece = folder / "touched", os.urandom(MIB)
-    with open(path, "wb") as f:
-        for _ in range(size // MIB):
-            f.write(piece)
-    path.unlink()
 
 
 def read_through(path):

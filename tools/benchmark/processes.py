@@ -107,6 +107,16 @@ def write_back(folder):
     sh("sync", "-f", folder)
 
 
+def touch_memory(folder, size):
+    """So much memory is touched and given back. A virtual machine's host takes pages away that were not used for a while, and who
+    gets them back one by one waits for that."""
+    path, piece = folder / "touched", os.urandom(MIB)
+    with open(path, "wb") as f:
+        for _ in range(size // MIB):
+            f.write(piece)
+    path.unlink()
+
+
 def drop_caches():
     """Empties the page cache of the machine; false where that is not permitted."""
     os.sync()
