@@ -313,10 +313,7 @@ Task<Result<void>> DeltaImpl::close() {
   if (!emptied && emptied.error().code() != ErrorCode::kNoSpace) co_return fail(emptied.error());
   extending_ = false;
   extended_.store(0);
-  if (const LiveMap* live = blocks_->live()) {
-    LiveMap::remove(live->place());
-    if (!map_.point().sealed) LiveMap::leave_closed(live->place(), live->token());
-  }
+  end_live();
   co_return Result<void>();
 }
 

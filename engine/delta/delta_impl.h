@@ -157,6 +157,7 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> sync_data(std::uint64_t number);
   std::uint64_t next_sync() const { return syncs_.load() + 1; }
   Error fail(const Error& error);
+  void end_live();
 
   // checkpoint.cpp
   Task<Result<void>> checkpoint_all(std::span<const Change> more, bool sealed,
@@ -224,8 +225,9 @@ class DeltaImpl final : public Delta {
   std::atomic<unsigned> punching_{0};  ///< holes that are being punched
 
   std::optional<Error> live_trouble_;
-  mutable std::mutex failure_lock_;
+  mutable std::mutex failure_lock_;  // over the next two
   std::optional<Error> failure_;
+  bool closed_in_order_ = false;  ///< and the word for it is in the live map's place
   std::atomic<bool> failed_{false};
 
   std::atomic<std::uint64_t> syncs_{0};        ///< of the data file that were begun

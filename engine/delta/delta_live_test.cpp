@@ -444,6 +444,18 @@ struct Reopened {
     auto closed = co_await delta->close();
     CHECK(closed.has_value() == ends_well);
   }
+  /// Nobody should, but if they do:
+  Task<void> write_after_close(std::string folder) {
+    auto delta = co_await open(std::move(folder));
+    REQUIRE(delta != nullptr);
+    auto closed = co_await delta->close();
+    CHECK(closed.has_value());
+    co_await write(delta.get());
+    disk.inject({SimOpKind::kDataSync, 1, EIO, 0});
+    auto flushed = co_await delta->flush_data();
+    CHECK_FALSE(flushed.has_value());
+    (void)co_await delta->close();
+  }
   Task<void> fail_to_open(std::string folder) {
     disk.inject({SimOpKind::kDataSync, 1, EIO, 0});
     auto delta = co_await open(std::move(folder));
@@ -487,6 +499,9 @@ TEST_CASE("cached pages stay if the delta was closed in order, on this boot, and
 
   // A sync failed: before, and while it was opened.
   CHECK_FALSE(delta.drops(here.folder(), false));
+  CHECK(delta.drops(here.folder()));
+  CHECK_FALSE(delta.drops(here.folder()));
+  delta.loop.run(delta.write_after_close(here.folder()));
   CHECK(delta.drops(here.folder()));
   CHECK_FALSE(delta.drops(here.folder()));
   delta.loop.run(delta.fail_to_open(here.folder()));

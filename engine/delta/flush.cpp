@@ -53,8 +53,20 @@ Error DeltaImpl::fail(const Error& error) {
   if (!failure_) failure_ = error;
   // Rule Fault: the page cache may hold what is not on the disk and looks as if it were.
   if (blocks_->live() != nullptr) blocks_->live()->discount();
+  if (closed_in_order_) LiveMap::remove(blocks_->live()->place());
+  closed_in_order_ = false;
   failed_.store(true, std::memory_order_release);
   return *failure_;
+}
+
+/// The live map goes; a word stays in its place, until something fails after all.
+void DeltaImpl::end_live() {
+  const LiveMap* live = blocks_->live();
+  if (live == nullptr) return;
+  std::lock_guard guard(failure_lock_);
+  LiveMap::remove(live->place());
+  closed_in_order_ = !failure_ && !map_.point().sealed;
+  if (closed_in_order_) LiveMap::leave_closed(live->place(), live->token());
 }
 
 std::optional<Error> DeltaImpl::failure() const {
