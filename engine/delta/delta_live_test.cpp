@@ -574,8 +574,9 @@ TEST_CASE("the token of an earlier process does not outlive an opening, or nothi
   Memory memory;
   auto plan = std::make_shared<FaultPlan>();
   const bool stays = GENERATE(false, true);
-  plan->decide = [stays](const FaultEvent& event) {
-    const bool write = event.kind == FaultEvent::Kind::kWrite && event.name == kRun;
+  const auto failing = GENERATE(FaultEvent::Kind::kWrite, FaultEvent::Kind::kSync);
+  plan->decide = [stays, failing](const FaultEvent& event) {
+    const bool write = event.kind == failing && event.name == kRun;
     const bool unlink = event.kind == FaultEvent::Kind::kUnlink && event.name == kRun;
     return write || (stays && unlink) ? FaultAction::fail() : FaultAction::pass();
   };

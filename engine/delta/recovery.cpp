@@ -123,15 +123,19 @@ Task<std::optional<LiveMap::Token>> read_token(Directory& dir) {
   co_return token;
 }
 
-/// In place and not synced: it is for who opens the delta on this boot. On a full disk it still
-/// goes over the one before.
+/// In place: on a full disk it still goes over the one before. It is for who opens the delta on
+/// this boot, and synced all the same: one whose page was lost, and then read from the disk as it
+/// was before, would be believed.
 Task<Result<void>> write_token(Directory& dir, LiveMap::Token token) {
   OpenFlags flags;
   flags.write = flags.create = true;
   auto file = co_await dir.open(kRunName, flags);
   SNAP_CO_RETURN_IF_ERROR(file);
   auto written = co_await write_all(**file, std::as_bytes(std::span(token.bytes)), ByteOffset(0));
-  co_return written;
+  SNAP_CO_RETURN_IF_ERROR(written);
+  auto synced = co_await data_sync(**file);
+  SNAP_CO_RETURN_IF_ERROR(synced);
+  co_return Result<void>();
 }
 
 /// Whether who had the delta open last closed it in order, on this boot: no sync of it failed then,
