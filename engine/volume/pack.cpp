@@ -271,8 +271,10 @@ Task<Result<void>> Packer::read_batch(Batch& batch) {
     batch.lower = std::make_unique_for_overwrite<std::byte[]>(kBatchChunks * kChunkSize);
   auto upper = co_await read_chunks(upper_, batch.chunks, &PackChunk::wanted, batch.upper.get());
   if (!upper) co_return upper.error();
-  auto lower = co_await read_chunks(lower_, batch.chunks, &PackChunk::compare, batch.lower.get());
-  if (!lower) co_return lower.error();
+  if (compare) {
+    auto lower = co_await read_chunks(lower_, batch.chunks, &PackChunk::compare, batch.lower.get());
+    if (!lower) co_return lower.error();
+  }
   auto judging = offload([&batch] { judge(batch); });
   co_await judging;
   co_return Result<void>();
