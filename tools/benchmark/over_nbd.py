@@ -51,8 +51,9 @@ def fio_over_nbd(server, profile, seconds, scratch, settings):
 # ---- Rows. The keys are what wanted.py and charts.py look up.
 
 
-def lean_row(title, load, unit="IOPS"):
-    return {"client": "lean", "title": title, "load": load, "unit": unit}
+def lean_row(title, load, unit="IOPS", fills=False):
+    """`fills`: the row takes a page of memory for most of what it moves."""
+    return {"client": "lean", "title": title, "load": load, "unit": unit, "fills": fills}
 
 
 LEAN_READS = {
@@ -68,7 +69,7 @@ LEAN_WRITES = {
     "overwrite-qd32": lean_row("4 KiB random write, overwrites, depth 32", "--read-percent 0 --depth 32"),
     "mix-qd32": lean_row("4 KiB random, 70 % reads, depth 32", "--read-percent 70 --depth 32"),
     "write-256k": lean_row("256 KiB sequential write, fresh over the image, depth 8",
-                           "--read-percent 0 --sequential --block 256K --depth 8 --once", "MiB/s"),
+                           "--read-percent 0 --sequential --block 256K --depth 8 --once", "MiB/s", fills=True),
     "overwrite-256k": lean_row("256 KiB sequential write, overwrites, depth 8",
                                "--read-percent 0 --sequential --block 256K --depth 8", "MiB/s"),
 }
@@ -118,7 +119,7 @@ def on_fresh(bench, key, row, peers, steady, chosen=None):
 
     def measure(name):
         peer = by_name[name]
-        if key == "write-256k":  # of the rows this one takes a page for most of what it moves
+        if row.get("fills"):
             touch_memory(peers.scratch, peers.size)
         if not peer.copies_on_write and peer.key in steady:
             write_back(peers.scratch)
