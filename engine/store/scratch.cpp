@@ -32,13 +32,15 @@ bool lost_to_a_sweep(const Error& error) {
 Task<Result<Scratch>> Scratch::make(Directory& tmp, Random& random) {
   // A sweep that runs at this moment may take the folder between its making and its locking.
   constexpr int kTries = 16;
+  bool tmp_is_there = false;  // else it is not a sweep that takes what is made
   for (int i = 0; i < kTries; ++i) {
     const std::string name = Uuid::make(random).str();
     auto made = co_await tmp.make_dir(name);
     if (!made) {
-      if (lost_to_a_sweep(made.error()) && i + 1 < kTries) continue;
+      if (lost_to_a_sweep(made.error()) && (tmp_is_there || i + 1 < kTries)) continue;
       co_return made.error();
     }
+    tmp_is_there = true;
     auto dir = co_await tmp.open_dir(name);
     if (!dir) {
       if (lost_to_a_sweep(dir.error())) continue;
