@@ -6,6 +6,7 @@
 #include "engine/store/format_file.h"
 #include "engine/store/image_codec.h"
 #include "engine/store/names.h"
+#include "engine/store/text_sum.h"
 #include "engine/store/volume_codec.h"
 #include "snap/limits.h"
 #include "snap/version.h"
@@ -368,6 +369,26 @@ TEST_CASE("the format file: every flipped bit and every cut is found") {
     REQUIRE_FALSE(decode_format(bad));
   });
   CHECK(decode_format(good).value().needs == kFormatRelease);
+}
+
+TEST_CASE("the format file has one form: with a right checksum another is refused") {
+  const auto replaced = [](std::string text, const std::string& what, const std::string& by) {
+    const std::size_t at = text.find(what);
+    REQUIRE(at != std::string::npos);
+    text.replace(at, what.size(), by);
+    const std::string body = text.substr(0, text.rfind("checksum "));
+    return body + "checksum " + checksum_hex(body) + "\n";
+  };
+  Features features = own_features();
+  features.ro_compat = 0xd0;
+  const std::string good = encode_format(features);
+  CHECK(decode_format(replaced(good, "00d0", "00d1")).value().ro_compat == 0xd1);
+  CHECK_FALSE(decode_format(replaced(good, "00d0", "00D0")));
+  CHECK_FALSE(decode_format(replaced(good, "00d0", "0d0")));
+  CHECK_FALSE(decode_format(replaced(good, "00d0", "00g0")));
+  CHECK_FALSE(decode_format(replaced(good, "store 1", "store 01")));
+  CHECK_FALSE(decode_format(replaced(good, "store 1", "store 4294967297")));
+  CHECK_FALSE(decode_format(replaced(good, "store 1", "store ")));
 }
 
 TEST_CASE("a feature that is not known is refused naming the release, or allows reading") {

@@ -45,9 +45,15 @@ std::optional<std::string_view> take_line(std::string_view& text, std::string_vi
   return value;
 }
 
-bool parse_integer(std::string_view text, int base, std::uint64_t& out) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out, base);
-  return error == std::errc() && end == text.data() + text.size();
+/// In the one form in which it is written.
+bool parse_version(std::string_view text, std::uint32_t& out) {
+  (void)std::from_chars(text.data(), text.data() + text.size(), out);
+  return text == std::to_string(out);
+}
+
+bool parse_hex64(std::string_view text, std::uint64_t& out) {
+  (void)std::from_chars(text.data(), text.data() + text.size(), out, 16);
+  return text == hex64(out);
 }
 
 Error damaged(std::string_view what) {
@@ -166,11 +172,9 @@ std::string encode_format(const Features& features) {
 Result<Features> decode_format(std::string_view text) {
   const std::string_view whole = text;
   Features out;
-  std::uint64_t version = 0;
   const auto head = take_line(text, "snapctl-store");
-  if (!head || !parse_integer(*head, 10, version) || version > 0xffffffff)
+  if (!head || !parse_version(*head, out.version))
     return damaged("its first line is not 'snapctl-store <version>'");
-  out.version = static_cast<std::uint32_t>(version);
   struct Mask {
     const char* key;
     std::uint64_t* value;
@@ -178,8 +182,8 @@ Result<Features> decode_format(std::string_view text) {
   for (const Mask& mask : {Mask{"compat", &out.compat}, Mask{"ro-compat", &out.ro_compat},
                            Mask{"incompat", &out.incompat}}) {
     const auto line = take_line(text, mask.key);
-    if (!line || line->size() != 16 || !parse_integer(*line, 16, *mask.value))
-      return damaged("no line '" + std::string(mask.key) + " <16 hex digits>'");
+    if (!line || !parse_hex64(*line, *mask.value))
+      return damaged("no line '" + std::string(mask.key) + " <16 lower-case hex digits>'");
   }
   const auto needs = take_line(text, "needs");
   if (!needs) return damaged("no line 'needs <release>'");
