@@ -245,7 +245,11 @@ Task<Result<void>> DeltaImpl::prepare_grow(std::uint64_t from, std::uint64_t to)
   if (from == end) co_return Result<void>();
   const ByteOffset edge(round_down(from, kBlockSize));
   const BlockMask block = block_range(block_in_chunk(edge), 1);
-  if ((data_of(blocks_->word(chunk_of(edge))) & block) == 0) co_return Result<void>();
+  if ((data_of(blocks_->word(chunk_of(edge))) & block) == 0) {
+    // It may have been data, which comes back whole if the zeros of now are not durable.
+    auto committed = co_await commit(Path::kLarge);
+    co_return committed;
+  }
   const std::vector<std::byte> zeros(end - from);
   auto written = co_await write_all(*data_, zeros, ByteOffset(from));
   SNAP_CO_RETURN_IF_ERROR(written);

@@ -104,6 +104,9 @@ BUGS = {
         "engine/delta/checkpoint.cpp", "Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {\n",
         "Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {\n"
         "  auto early = co_await data_->truncate(data_file_size(new_size));\n  SNAP_CO_RETURN_IF_ERROR(early);\n"),
+    "a volume grows while what was zeroed of its last block is not stable": (
+        CHECKPOINT, "    auto committed = co_await commit(Path::kLarge);\n    co_return committed;\n",
+        "    co_return Result<void>();\n"),
     "a flush or FUA that arrives during a commit is answered with it": (
         FLUSH, "      next_round_ = nullptr;\n    }\n    bool recorded", "    }\n    bool recorded"),
     "a write with FUA is answered without its record": (

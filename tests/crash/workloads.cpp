@@ -193,6 +193,12 @@ std::vector<Workload> fixed_workloads() {
                             {flush()},
                             {resize(20 * kB)},
                             {resize(3 * kChunkSize)}}));
+  add(store("shrink-zero-grow", {{write(0, 3)},
+                                 {flush()},
+                                 {resize(2 * kB + 512)},
+                                 {bytes(Verb::kZero, 2 * kB, 512)},
+                                 {resize(2 * kChunkSize)},
+                                 {write(1)}}));
   add(store("volume-writes", {{write(0, 2), write(17)},
                               {flush(), fua(3)},
                               {on(Verb::kTrim, 0), bytes(Verb::kWrite, kB + 512, 512)},
@@ -226,7 +232,7 @@ Workload random_workload(std::uint64_t seed) {
     } else if (roll == 4) {
       w.stages.push_back({plain(random.below(2) == 0 ? Verb::kReopen : Verb::kKill)});
     } else if (is_store && roll == 5) {
-      w.stages.push_back({resize((1 + random.below(3)) * kChunkSize / 2 * 2)});
+      w.stages.push_back({resize((1 + random.below(2 * blocks * 8)) * kSectorSize)});
       w.stages.push_back({resize(w.size)});
     } else {
       std::vector<Op> stage;
