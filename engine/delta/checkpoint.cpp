@@ -6,6 +6,7 @@
 // more than half of the map file would be stale, it is written anew from its own segments and
 // replaced by rename.
 #include "engine/delta/delta_impl.h"
+#include "engine/delta/run_file.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -291,7 +292,7 @@ Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {
 }
 
 Task<Result<void>> DeltaImpl::close() {
-  if (journal_ == nullptr) co_return Result<void>();
+  if (journal_ == nullptr || closed_.load()) co_return Result<void>();
   auto held = co_await commit_lock_.lock();
   auto committed = co_await commit(Path::kLarge);
   co_await background_.wait();
@@ -317,8 +318,18 @@ Task<Result<void>> DeltaImpl::close() {
   if (!emptied && emptied.error().code() != ErrorCode::kNoSpace) co_return fail(emptied.error());
   extending_ = false;
   extended_.store(0);
-  end_live();
+  co_await end_live();
   co_return Result<void>();
+}
+
+/// Rule Live: the live map goes, and a note takes its place if no sync has failed.
+Task<void> DeltaImpl::end_live() {
+  // Else check_writeback() could be told of a lost write between the look and the note.
+  auto held = co_await data_sync_lock_.lock();
+  closed_.store(true);
+  if (blocks_->live() != nullptr) LiveMap::remove(blocks_->live()->place());
+  if (failure() || map_.point().sealed) co_return;
+  co_await note_closed(*dir_, *data_);
 }
 
 }  // namespace snap

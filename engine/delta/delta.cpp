@@ -195,6 +195,8 @@ Result<void> DeltaImpl::check_change(ByteOffset at, std::uint64_t length) const 
   if (journal_ == nullptr) {
     return Error(ErrorCode::kReadOnly, "delta " + id_.str() + " is sealed and takes no writes");
   }
+  if (closed_.load(std::memory_order_relaxed))
+    return Error(ErrorCode::kReadOnly, "delta " + id_.str() + " is closed and takes no writes");
   if (failed_.load(std::memory_order_acquire)) {
     return Error(ErrorCode::kReadOnly,
                  "delta " + id_.str() +

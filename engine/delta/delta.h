@@ -142,8 +142,9 @@ class Delta {
   /// Grows or shrinks what it may address. A shrink durably clears the bits beyond first; the
   /// caller keeps writes out meanwhile.
   virtual Task<Result<void>> resize(std::uint64_t size) = 0;
-  /// Drains, checkpoints, and ends background work. Must be awaited before destruction of a delta
-  /// that is open kReadWrite; a process that dies without it loses nothing that was flushed.
+  /// Drains, checkpoints, and ends background work; then no change is taken any more. Must be
+  /// awaited before destruction of a delta that is open kReadWrite; a process that dies without it
+  /// loses nothing that was flushed.
   virtual Task<Result<void>> close() = 0;
   virtual Stats stats() const = 0;
   /// From now on every write and flush fails, until the delta is opened again: as after a sync that

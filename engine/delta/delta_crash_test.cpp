@@ -117,8 +117,8 @@ TEST_CASE("blocks that small flushes recorded are not replayed over those of a l
 }
 
 namespace {
-/// A block of which a shrink cuts off one half, grown again; then the power fails. `zeroed`: what is
-/// left of it is zeroed in between, and not flushed.
+/// A block of which a shrink cuts off one half, grown again; then the power fails. `zeroed`: what
+/// is left of it is zeroed in between, and not flushed.
 Task<void> shrink_within_block_and_grow(SimDisk* disk, bool zeroed) {
   PatternSource below;
   Delta::CreateOptions options{test_uuid(5), kChunkSize};

@@ -29,7 +29,6 @@ inline constexpr const char* kDataName = "data";
 inline constexpr const char* kMapName = "map";
 inline constexpr const char* kMapNewName = "map.new";  ///< a compaction being written, or its space
 inline constexpr const char* kJournalName = "journal";
-inline constexpr const char* kRunName = "run";  ///< the live map's token
 
 class DeltaImpl final : public Delta {
  public:
@@ -74,7 +73,8 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> recover(std::optional<std::vector<Change>> live);
   /// Last, before anything is served. Fails only if the token of an earlier process stays; why
   /// there is no live map is told by live_trouble().
-  Task<Result<void>> go_live(std::string folder);
+  /// `noted`: the token that the file `run` has got already.
+  Task<Result<void>> go_live(std::string folder, std::optional<LiveMap::Token> noted = {});
 
  private:
   /// What a write has of one chunk: its blocks are held.
@@ -126,7 +126,7 @@ class DeltaImpl final : public Delta {
   // recovery.cpp
   /// Applies what the live map knows beyond map and journal, and gives that.
   Result<std::vector<Change>> take_live(std::vector<Change> live);
-  Task<Result<void>> start_live(std::string folder);
+  Task<Result<void>> start_live(std::string folder, std::optional<LiveMap::Token> noted);
 
   // flush.cpp
   void mark(std::atomic<std::uint64_t>& epoch_of_last);
@@ -157,7 +157,6 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> sync_data(std::uint64_t number);
   std::uint64_t next_sync() const { return syncs_.load() + 1; }
   Error fail(const Error& error);
-  void end_live();
 
   // checkpoint.cpp
   Task<Result<void>> checkpoint_all(std::span<const Change> more, bool sealed,
@@ -183,6 +182,7 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> reserve_more();
   Task<Result<void>> reserve_for(std::uint64_t chunks);
   Task<Result<void>> prepare_grow(std::uint64_t from, std::uint64_t to);
+  Task<void> end_live();
 
   std::unique_ptr<Directory> dir_;
   std::unique_ptr<File> data_;
@@ -225,10 +225,10 @@ class DeltaImpl final : public Delta {
   std::atomic<unsigned> punching_{0};  ///< holes that are being punched
 
   std::optional<Error> live_trouble_;
-  mutable std::mutex failure_lock_;  // over the next two
+  mutable std::mutex failure_lock_;  // over the next
   std::optional<Error> failure_;
-  bool closed_in_order_ = false;  ///< and the word for it is in the live map's place
   std::atomic<bool> failed_{false};
+  std::atomic<bool> closed_{false};  ///< takes no more changes, so nothing can fail any more
 
   std::atomic<std::uint64_t> syncs_{0};        ///< of the data file that were begun
   std::atomic<std::uint64_t> synced_data_{0};  ///< number of the last that succeeded

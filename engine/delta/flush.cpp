@@ -53,20 +53,8 @@ Error DeltaImpl::fail(const Error& error) {
   if (!failure_) failure_ = error;
   // Rule Fault: the page cache may hold what is not on the disk and looks as if it were.
   if (blocks_->live() != nullptr) blocks_->live()->discount();
-  if (closed_in_order_) LiveMap::remove(blocks_->live()->place());
-  closed_in_order_ = false;
   failed_.store(true, std::memory_order_release);
   return *failure_;
-}
-
-/// The live map goes; a word stays in its place, until something fails after all.
-void DeltaImpl::end_live() {
-  const LiveMap* live = blocks_->live();
-  if (live == nullptr) return;
-  std::lock_guard guard(failure_lock_);
-  LiveMap::remove(live->place());
-  closed_in_order_ = !failure_ && !map_.point().sealed;
-  if (closed_in_order_) LiveMap::leave_closed(live->place(), live->token());
 }
 
 std::optional<Error> DeltaImpl::failure() const {
@@ -163,6 +151,7 @@ Task<void> DeltaImpl::check_writeback() {
   if (journal_ == nullptr || failed_.load()) co_return;
   // Rule Fault: what is told here no sync will be told of.
   auto held = co_await data_sync_lock_.lock();
+  if (closed_.load()) co_return;
   auto written = co_await snap::check_writeback(*data_);
   if (!written) (void)fail(written.error());
 }

@@ -2,18 +2,16 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <optional>
 #include <vector>
 
 #include "engine/base/private_directory.h"
+#include "engine/delta/identity.h"
 #include "snap/units.h"
 
 namespace snap {
@@ -23,20 +21,6 @@ namespace {
 constexpr std::uint64_t kMagic = 0x70616d6576696c73;  // "slivemap"
 constexpr std::uint64_t kVersion = 1;
 constexpr std::uint64_t kHeaderBytes = 4096;
-
-// Of a header: what the file is.
-constexpr std::uint64_t kNothing = 0;
-constexpr std::uint64_t kCounts = 1;
-constexpr std::uint64_t kClosed = 2;  // a header alone
-
-/// Of this run of the kernel; nothing where /proc does not tell.
-std::optional<Uuid> boot_id() {
-  const UniqueFd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
-  std::array<char, 36> text;
-  if (!fd || ::read(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return std::nullopt;
-  return Uuid::parse(std::string_view(text.data(), text.size()));
-}
 
 Error failed(const std::string& what, const LivePlace& place) {
   return Error::from_errno(errno, what + " " + place.path);
@@ -52,26 +36,18 @@ struct LiveMap::Header {
   Uuid boot;
   Uuid delta;
   Token token;
-  std::atomic<std::uint64_t> state;
-
-  bool is_of(const Uuid& this_boot, const Uuid& this_delta, Token this_token) const {
-    return magic == kMagic && version == kVersion && boot == this_boot && delta == this_delta &&
-           token == this_token;
-  }
+  std::atomic<std::uint64_t> counts;
 };
 
 Result<LivePlace> live_place(const std::string& folder, const Uuid& delta, const File& data) {
   auto made = make_private_directory(folder);
   SNAP_RETURN_IF_ERROR(made);
-  struct statx st {};
-  if (data.native_handle() >= 0 &&
-      ::statx(data.native_handle(), "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &st) != 0)
-    return Error::from_errno(errno, "look at " + data.path());
-  // The time of its birth, too: a file that was restored may be given the number of the one before.
+  auto file = identity_of(data);
+  SNAP_RETURN_IF_ERROR(file);
   char name[128];
-  std::snprintf(name, sizeof name, "-%x.%x-%llx-%llx.%x", st.stx_dev_major, st.stx_dev_minor,
-                static_cast<unsigned long long>(st.stx_ino),
-                static_cast<unsigned long long>(st.stx_btime.tv_sec), st.stx_btime.tv_nsec);
+  std::snprintf(name, sizeof name, "-%x.%x-%llx-%llx.%x", file->device_major, file->device_minor,
+                static_cast<unsigned long long>(file->inode),
+                static_cast<unsigned long long>(file->birth_seconds), file->birth_nanoseconds);
   return LivePlace{folder + "/" + delta.str() + name, delta};
 }
 
@@ -113,8 +89,8 @@ Result<bool> LiveMap::read(const LivePlace& place, Token token, std::uint64_t le
   };
   Header h{};
   if (!read_at(&h, sizeof h, 0)) return false;
-  if (!h.is_of(*boot, place.delta, token) || h.leaf_bytes != leaf_bytes ||
-      h.state.load() != kCounts)
+  if (h.magic != kMagic || h.version != kVersion || h.leaf_bytes != leaf_bytes || h.boot != *boot ||
+      h.delta != place.delta || h.token != token || h.counts.load() == 0)
     return false;
   std::vector<std::byte> leaf(leaf_bytes);
   std::uint64_t next = 0;
@@ -140,28 +116,6 @@ Result<bool> LiveMap::read(const LivePlace& place, Token token, std::uint64_t le
 void LiveMap::remove(const LivePlace& place) noexcept {
   // One that cannot be removed names a token that no one looks for.
   (void)::unlink(place.path.c_str());
-}
-
-void LiveMap::leave_closed(const LivePlace& place, Token token) noexcept {
-  const auto boot = boot_id();
-  if (!boot) return;
-  const UniqueFd fd(
-      ::open(place.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd) return;
-  const Header h{kMagic, kVersion, 0, *boot, place.delta, token, kClosed};
-  // One that is cut short says nothing.
-  (void)!::pwrite(fd.get(), &h, sizeof h, 0);
-}
-
-bool LiveMap::take_closed(const LivePlace& place, Token token) noexcept {
-  const auto boot = boot_id();
-  const UniqueFd fd(::open(place.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  Header h{};
-  if (!boot || !fd || ::pread(fd.get(), &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h))
-    return false;
-  if (!h.is_of(*boot, place.delta, token) || h.state.load() != kClosed) return false;
-  // It must not be found once more, when what it says may no longer be so.
-  return ::unlink(place.path.c_str()) == 0;
 }
 
 LiveMap::LiveMap(LivePlace place, UniqueFd fd, std::byte* base, std::size_t length,
@@ -191,16 +145,13 @@ bool LiveMap::owns(const void* address) const noexcept {
 }
 
 void LiveMap::count() noexcept {
-  header()->state.store(kCounts);
+  header()->counts.store(1);
 }
 void LiveMap::discount() noexcept {
-  header()->state.store(kNothing);
+  header()->counts.store(0);
 }
 bool LiveMap::counts() const noexcept {
-  return header()->state.load() == kCounts;
-}
-LiveMap::Token LiveMap::token() const noexcept {
-  return header()->token;
+  return header()->counts.load() != 0;
 }
 
 }  // namespace snap

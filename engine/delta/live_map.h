@@ -37,8 +37,8 @@ Result<LivePlace> live_place(const std::string& folder, const Uuid& delta, const
 
 class LiveMap {
  public:
-  /// Of each opening of a delta, and in a file of it: who does not find his is not the last to have
-  /// opened it.
+  /// Of each opening of a delta, and in its file `run`: who does not find his there is not the last
+  /// to have opened it.
   using Token = Uuid;
 
   /// Makes an empty one in place of what is there. It counts for nothing before count().
@@ -51,12 +51,6 @@ class LiveMap {
   static Result<bool> read(const LivePlace& place, Token token, std::uint64_t leaves,
                            std::size_t leaf_bytes, const EachLeaf& each);
   static void remove(const LivePlace& place) noexcept;
-
-  /// Puts a word in the place of the map: the delta was closed in order, so what the page cache has
-  /// of its files is what the disk has. Without room there is none, which costs time alone.
-  static void leave_closed(const LivePlace& place, Token token) noexcept;
-  /// Takes that word away. True if there was one, of this boot, delta and token.
-  static bool take_closed(const LivePlace& place, Token token) noexcept;
 
   ~LiveMap();
   LiveMap(const LiveMap&) = delete;
@@ -72,7 +66,6 @@ class LiveMap {
   void discount() noexcept;
   bool counts() const noexcept;
   const LivePlace& place() const noexcept { return place_; }
-  Token token() const noexcept;
 
  private:
   struct Header;

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "engine/delta/delta_impl.h"
+#include "engine/delta/run_file.h"
 
 namespace snap {
 
@@ -112,48 +113,21 @@ Task<Result<std::unique_ptr<Delta>>> open_sealed(std::unique_ptr<Directory> dir)
   co_return std::move(delta);
 }
 
-/// What opening leaves in the file `run`, or nothing.
-Task<std::optional<LiveMap::Token>> read_token(Directory& dir) {
-  LiveMap::Token token;
-  auto file = co_await dir.open(kRunName, OpenFlags{});
-  if (!file) co_return std::nullopt;
-  auto got =
-      co_await read_exact(**file, std::as_writable_bytes(std::span(token.bytes)), ByteOffset(0));
-  if (!got) co_return std::nullopt;
-  co_return token;
-}
-
-/// In place: on a full disk it still goes over the one before. It is for who opens the delta on
-/// this boot, and synced all the same: one whose page was lost, and then read from the disk as it
-/// was before, would be believed.
-Task<Result<void>> write_token(Directory& dir, LiveMap::Token token) {
-  OpenFlags flags;
-  flags.write = flags.create = true;
-  auto file = co_await dir.open(kRunName, flags);
-  SNAP_CO_RETURN_IF_ERROR(file);
-  auto written = co_await write_all(**file, std::as_bytes(std::span(token.bytes)), ByteOffset(0));
-  SNAP_CO_RETURN_IF_ERROR(written);
-  auto synced = co_await data_sync(**file);
-  SNAP_CO_RETURN_IF_ERROR(synced);
-  co_return Result<void>();
-}
-
-/// Whether who had the delta open last closed it in order, on this boot: no sync of it failed then,
-/// so the page cache has nothing of the data that the disk does not have.
-Task<bool> was_closed(Directory& dir, std::optional<LivePlace> place) {
-  if (!place) co_return false;
-  const auto token = co_await read_token(dir);
-  if (!token) co_return false;
-  co_return LiveMap::take_closed(*place, *token);
+/// Takes the note away that the delta was closed in order, so that it counts once, by one that it
+/// is open. False: this one could not be written, so there is none.
+Task<Result<bool>> take_note(Directory& dir, LiveMap::Token token) {
+  auto noted = co_await note_open(dir, token);
+  if (noted) co_return true;
+  auto gone = co_await remove_run(dir);
+  SNAP_CO_RETURN_IF_ERROR(gone);
+  co_return false;
 }
 
 /// What the process knew that had the delta open last, if it died on this boot and its live map
 /// counts.
-Task<Result<std::optional<std::vector<Change>>>> read_live(Directory& dir,
-                                                           std::optional<LivePlace> place) {
-  if (!place) co_return std::optional<std::vector<Change>>();
-  const auto token = co_await read_token(dir);
-  if (!token) co_return std::optional<std::vector<Change>>();
+Task<Result<std::optional<std::vector<Change>>>> read_live(std::optional<LivePlace> place,
+                                                           std::optional<LiveMap::Token> token) {
+  if (!place || !token) co_return std::optional<std::vector<Change>>();
   auto reading = offload([&] { return BlockMap::read_live(*place, *token); });
   auto live = co_await reading;
   co_return live;
@@ -180,15 +154,22 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
     auto found = live_place(live_folder, map->id(), **data);
     if (found) place = *found;  // else go_live() tells why not
   }
-  const bool closed = co_await was_closed(*dir, place);
-  if (!closed) {
+  const RunNote left = co_await read_run(*dir, **data);
+  std::optional<LiveMap::Token> noted;
+  if (left.closed) {
+    SystemRandom random;
+    const LiveMap::Token token = LiveMap::Token::make(random);
+    auto taken = co_await take_note(*dir, token);
+    SNAP_CO_RETURN_IF_ERROR(taken);
+    if (*taken) noted = token;
+  } else {
     auto dropped = co_await (*data)->drop_cache();  // as open_as_on_disk()
     SNAP_CO_RETURN_IF_ERROR(dropped);
   }
   auto settled = co_await settle(*dir, **data, map->file(), *journal_files->buffered);
   if (!settled && place) LiveMap::remove(*place);  // rule Fault: its blocks may be lost
   SNAP_CO_RETURN_IF_ERROR(settled);
-  auto live = co_await read_live(*dir, place);
+  auto live = co_await read_live(place, left.token);
   SNAP_CO_RETURN_IF_ERROR(live);
   auto gone = co_await dir->unlink(kMapNewName);
   if (!gone && gone.error().code() != ErrorCode::kNotFound) co_return gone.error();
@@ -199,7 +180,7 @@ Task<Result<std::unique_ptr<Delta>>> open_writable(std::unique_ptr<Directory> di
   auto delta = std::make_unique<DeltaImpl>(std::move(files));
   auto recovered = co_await delta->recover(std::move(*live));
   SNAP_CO_RETURN_IF_ERROR(recovered);
-  auto ready = co_await delta->go_live(std::move(live_folder));
+  auto ready = co_await delta->go_live(std::move(live_folder), noted);
   SNAP_CO_RETURN_IF_ERROR(ready);
   std::unique_ptr<Delta> out = std::move(delta);
   co_return std::move(out);
@@ -227,23 +208,25 @@ Task<void> Delta::forget_live(Directory& dir, Uuid id, std::string live_folder) 
   if (place) LiveMap::remove(*place);
 }
 
-Task<Result<void>> DeltaImpl::go_live(std::string folder) {
+Task<Result<void>> DeltaImpl::go_live(std::string folder, std::optional<LiveMap::Token> noted) {
   if (!folder.empty()) {
-    auto started = co_await start_live(std::move(folder));
+    auto started = co_await start_live(std::move(folder), noted);
     if (started) co_return Result<void>();
     live_trouble_ = started.error();
   }
   // What an earlier process left must not count once this one changes something.
-  auto gone = co_await dir_->unlink(kRunName);
-  if (!gone && gone.error().code() != ErrorCode::kNotFound) co_return gone.error();
+  auto gone = co_await remove_run(*dir_);
+  SNAP_CO_RETURN_IF_ERROR(gone);
   co_return Result<void>();
 }
 
-Task<Result<void>> DeltaImpl::start_live(std::string folder) {
+Task<Result<void>> DeltaImpl::start_live(std::string folder, std::optional<LiveMap::Token> noted) {
   SystemRandom random;
-  const LiveMap::Token token = LiveMap::Token::make(random);
-  auto written = co_await write_token(*dir_, token);
-  SNAP_CO_RETURN_IF_ERROR(written);
+  const LiveMap::Token token = noted ? *noted : LiveMap::Token::make(random);
+  if (!noted) {
+    auto written = co_await note_open(*dir_, token);
+    SNAP_CO_RETURN_IF_ERROR(written);
+  }
   auto place = live_place(folder, id_, *data_);
   SNAP_CO_RETURN_IF_ERROR(place);
   auto live = BlockMap::make_live(*place, token);

@@ -24,12 +24,13 @@ TESTS = [
     ["engine/delta/delta_live_test"],
     ["engine/delta/delta_test"],
     ["engine/delta/delta_write_now_test"],
+    ["engine/delta/run_file_test"],
     ["engine/store/store_test"],
     ["engine/store/ops_crash_test"],
     ["tests/crash/crash_test"],
 ]
 # Of a bug in a file of this folder only these can notice.
-FIRST = {"engine/store": 5, "engine/layer": 5}
+FIRST = {"engine/store": 6, "engine/layer": 6}
 TARGETS = [test[0] for test in TESTS]
 LIMIT = 300  # seconds of a test: a bug may make it hang, which is noticing, too
 
@@ -117,14 +118,15 @@ BUGS = {
     "a live map counts after a failed sync": (
         FLUSH, "  if (blocks_->live() != nullptr) blocks_->live()->discount();\n", ""),
     "a live map is taken whoever opened the delta since": (
-        LIVE_MAP, "token == this_token;", "(token == this_token || true);"),
-    "cached data is believed, however the delta was left": (RECOVERY, "if (!closed) {", "if (!closed && false) {"),
-    "the word that a delta was closed is found again": (LIVE_MAP, "return ::unlink(place.path.c_str()) == 0;", "return true;"),
+        LIVE_MAP, "h.token != token ||", "(h.token != token && false) ||"),
+    "cached data is believed, however the delta was left": (
+        RECOVERY, "auto dropped = co_await (*data)->drop_cache();", "Result<void> dropped;"),
+    "the note that a delta was closed is found again": (
+        RECOVERY, "    auto taken = co_await take_note(*dir, token);\n",
+        "    Result<bool> taken = false;\n    (void)token;\n    (void)take_note;\n"),
     "a delta whose last commit failed says that it was closed": (
-        "engine/delta/checkpoint.cpp", "  co_await background_.wait();\n  SNAP_CO_RETURN_IF_ERROR(committed);\n",
-        "  co_await background_.wait();\n  if (!committed && blocks_->live() != nullptr) {\n"
-        "    LiveMap::remove(blocks_->live()->place());\n"
-        "    LiveMap::leave_closed(blocks_->live()->place(), blocks_->live()->token());\n  }\n"
+        CHECKPOINT, "  co_await background_.wait();\n  SNAP_CO_RETURN_IF_ERROR(committed);\n",
+        "  co_await background_.wait();\n  if (!committed) co_await note_closed(*dir_, *data_);\n"
         "  SNAP_CO_RETURN_IF_ERROR(committed);\n"),
     "with a live map records are replayed over newer blocks": (
         RECOVERY, "if (!tail->blocks.empty() && !live) {", "if (!tail->blocks.empty()) {"),
