@@ -7,6 +7,7 @@ from benchmark.over_nbd import fio_job, lean, lean_row, meant_for, on_fresh
 from benchmark.peers import Peers, write_random
 from benchmark.processes import MIB, Server, sh
 from benchmark.turns import in_turns
+from benchmark.wanted import BARE_DISK
 
 # All 32 are awaited before each flush. (fio's fsync=32 with requests in flight is something else: a flush after every two
 # or three writes, beside others that go on.)
@@ -19,16 +20,16 @@ def flushed_row(bench, peers, key, title):
     on_fresh(bench, key, lean_row(title, FLUSHED_WRITES), peers, {}, [p for p in peers.all if p.keeps_flushes and meant_for(key, p.key)])
 
 
-def flushed_minute(bench, peers):
+def flushed_minute(bench, peers, key, where):
     seconds = 10 if bench.quick else 60
     by_name = {peer.name: peer for peer in peers.named("snapctl", "qcow2")}
     rounds, bench.rounds = bench.rounds, 1
 
     def measure(name):
         with peers.fresh(by_name[name]) as server:
-            return {"flushed-minute": lean(server, FLUSHED_WRITES, seconds)}
+            return {key: lean(server, FLUSHED_WRITES, seconds)}
     try:
-        in_turns(bench, {"flushed-minute": lean_row(f"{TITLE}, {seconds} s", FLUSHED_WRITES)}, list(by_name), measure)
+        in_turns(bench, {key: lean_row(f"{TITLE}, {seconds} s{where}", FLUSHED_WRITES)}, list(by_name), measure)
     finally:
         bench.rounds = rounds
 
@@ -47,7 +48,7 @@ def one_flush(bench, peers, key):
             return {key: {"per_second": job["write"]["iops"]}}
         with peers.fresh(snapctl) as server:
             return {key: lean(server, row["load"], bench.seconds)}
-    in_turns(bench, {key: row}, [snapctl.name, "bare disk: 8 KiB and fdatasync"], measure)
+    in_turns(bench, {key: row}, [snapctl.name, BARE_DISK], measure)
 
 
 def time_recovery(bench, peers, key):
@@ -72,6 +73,7 @@ def measure_all(bench, peers, key, where):
     flushed_row(bench, peers, f"flushed-qd32{key}", TITLE + where)
     one_flush(bench, peers, f"one-flush{key}")
     time_recovery(bench, peers, f"recovery{key}")
+    flushed_minute(bench, peers, f"flushed-minute{key}", where)
 
 
 def on_loop_ext4(bench):
@@ -92,7 +94,6 @@ def on_loop_ext4(bench):
 def run(bench):
     peers = bench.peers()
     measure_all(bench, peers, "", "")
-    flushed_minute(bench, peers)
     if os.getuid() == 0:
         on_loop_ext4(bench)
     else:

@@ -4,6 +4,8 @@ from benchmark.turns import median_of, ratios, spread
 
 # The bare server is the limit; what is in memory alone does not do the job.
 NO_PEERS = ("snapctl", "snapctl, no busy poll", "bare server", "nbdkit memory")
+# Of the row of one write and one flush: what stands beside snapctl.
+BARE_DISK = "bare disk: 8 KiB and fdatasync"
 # The others write into a file that is there and in the page cache: never fresh.
 START_EMPTY = ("qemu-nbd qcow2", "qemu-nbd extended_l2", "nbdkit cow")
 
@@ -21,6 +23,7 @@ class Wanted:
         self.rows = results.get("rows", {})
         self.operations = results.get("operations", {})
         self.scale = results.get("scale", {})
+        self.flush = results.get("flush", {})
         self.table = []
 
     def add(self, work, bound, triple, most=False, unit="", digits=2):
@@ -71,7 +74,17 @@ class Wanted:
         self.over_best("read-256k", 1.2, "256 KiB sequential read")
         self.over_best("overwrite-256k", 1.2, "256 KiB sequential write, overwrites")
         self.over_best("write-256k", 1.2, "256 KiB sequential write, fresh over the image", of=START_EMPTY)
-        self.over("flushed-qd32", "qemu-nbd qcow2", 5, "4 KiB random write, a flush every 32, times qemu-nbd qcow2")
+
+    def add_flushes(self):
+        for key, where in [("", ""), ("-ext4", ", on journaled ext4")]:
+            work = "4 KiB random write, a flush every 32"
+            self.over(f"flushed-qd32{key}", "qemu-nbd qcow2", 5, f"{work}{where}, times qemu-nbd qcow2")
+            self.over(f"flushed-qd32{key}", "nbdkit file", 3, f"{work}{where}, times nbdkit file")
+            self.over(f"flushed-minute{key}", "qemu-nbd qcow2", 2.5, f"{work}, for a minute{where}, times qemu-nbd qcow2")
+            self.over(f"one-flush{key}", BARE_DISK, 0.85, f"one 4 KiB write and one flush{where}, of a bare record")
+            recovery = self.flush.get(f"recovery{key}")
+            if recovery:
+                self.add(f"recovery of a full journal{where}", 1000, (recovery["ms"],) * 3, most=True, unit=" ms", digits=0)
 
     def add_scale(self):
         servers = self.servers("layers-qd32")
@@ -101,6 +114,7 @@ def rows(results):
     wanted = Wanted(results)
     wanted.add_reads()
     wanted.add_writes()
+    wanted.add_flushes()
     wanted.add_scale()
     wanted.add_operations()
     return wanted.table
