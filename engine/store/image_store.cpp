@@ -213,6 +213,8 @@ Task<Result<std::vector<Image>>> ImageStore::list(std::vector<Error>* damaged) {
     add_tags(*image, *entries);
     out.push_back(std::move(*image));
   }
+  // The index has them in the order in which they came, which decides within a second.
+  std::reverse(out.begin(), out.end());
   std::stable_sort(out.begin(), out.end(),
                    [](const Image& a, const Image& b) { return a.created > b.created; });
   co_return out;

@@ -32,6 +32,12 @@ def test_no_tag_means_latest(snap):
     assert snap.content("base") == snap.content("base:latest")
 
 
+def test_images_of_the_same_second_are_listed_newest_first_too(snap):
+    for number in range(6):
+        snap.image(f"a{number}", noise(64 * KIB, number))
+    assert list(snap.images()) == [f"a{number}:latest" for number in reversed(range(6))]
+
+
 def test_import_of_a_sparse_file_keeps_its_holes_and_all_of_its_size(snap, tmp_path):
     path = sparse_file(tmp_path / "disk.raw", 4 * GIB, {0: noise(MIB, 1), 3 * GIB: noise(MIB, 2)})
     snap("import", path, "big:1")
