@@ -1,5 +1,6 @@
 """bench: what it measures and how it says so, and that nothing of it stays."""
 
+import json
 import os
 import shutil
 import signal
@@ -125,10 +126,15 @@ def test_an_interrupt_removes_the_clone_and_its_layers(web, sig, options, under_
     assert_nothing_left(web)
 
 
-def test_a_profile_that_fails_leaves_nothing(web, tmp_path):
+def test_a_profile_that_fails_takes_nothing_of_what_was_measured_and_leaves_nothing(web, tmp_path):
     bad = tmp_path / "bad.fio"
     bad.write_text("[a]\nioengine=nbd\nuri=${URI}\nrw=read\nnosuch=1\n")
-    web.fails("bench", "web", "randread-4k-qd1", bad, "--runtime", "0.1", code=1, says=["bad", "fio ended with 1"])
+    says = ["bad", "fio ended with 1"]
+    table = web.fails("bench", "web", "randread-4k-qd1", bad, "--runtime", "0.1", code=1, says=says)
+    assert [line.split()[0] for line in table.splitlines()] == ["PROFILE", "randread-4k-qd1"]
+    said = web.fails("--json", "bench", "web", "randread-4k-qd1", bad, "--runtime", "0.1", code=1, says=says)
+    assert [p["profile"] for p in json.loads(said)["profiles"]] == ["randread-4k-qd1"]
+    assert web.fails("bench", "web", bad, "--runtime", "0.1", code=1, says=says) == ""
     assert_nothing_left(web)
 
 

@@ -53,6 +53,7 @@ struct Measured {
   std::string volume;  ///< its name
   std::vector<Figures> figures;
   std::vector<DepthFigures> depths;
+  std::optional<Error> failed;  ///< why there is no more
 };
 
 // ---- Before
@@ -155,33 +156,34 @@ void say(Context& context, const std::string& line) {
   if (mode == ProgressBar::Mode::kBar || how == "plain") context.note(line);
 }
 
-Task<Result<std::vector<Figures>>> measure_all(Context& context, BenchVolume& volume, Plan plan,
-                                               std::string what) {
+/// `out` has what was measured, also if something fails then.
+Task<Result<void>> measure_all(Context& context, BenchVolume& volume, Plan plan, std::string what,
+                               std::vector<Figures>* out) {
   auto served = co_await volume.serve(plan.device);
   if (!served) co_return served.error();
-  Result<std::vector<Figures>> out = std::vector<Figures>();
-  for (std::size_t i = 0; i < plan.profiles.size() && out; ++i) {
+  Result<void> done;
+  for (std::size_t i = 0; i < plan.profiles.size() && done; ++i) {
     const Profile& profile = plan.profiles[i];
     say(context, fmt::format("{}{} ({} of {}), {:g} s", what, profile.name, i + 1,
                              plan.profiles.size(), plan.runtime));
     auto figures = co_await offload([&] { return measure(*served, profile, plan.runtime); });
     if (figures) out->push_back(std::move(*figures));
-    if (!figures) out = figures.error();
-    if (out && interrupted()) out = Error(ErrorCode::kCancelled, "interrupted");
+    if (!figures) done = figures.error();
+    if (done && interrupted()) done = Error(ErrorCode::kCancelled, "interrupted");
   }
   auto stopped = co_await volume.stop(std::move(*served));
-  if (out && !stopped) co_return stopped.error();
-  co_return out;
+  if (done && !stopped) co_return stopped.error();
+  co_return done;
 }
 
-Task<Result<std::vector<DepthFigures>>> measure_depths(Context& context, BenchVolume& volume,
-                                                       Plan plan) {
+/// The same; `out` has the depths that were measured whole.
+Task<Result<void>> measure_depths(Context& context, BenchVolume& volume, Plan plan,
+                                  std::vector<DepthFigures>* out) {
   const std::size_t least = volume.least_depth();
   if (plan.depths.back() < least)
     co_return Error(ErrorCode::kInvalidArgument,
                     fmt::format("volume '{}' has {} layers already: give --depths beyond that",
                                 volume.volume(), least));
-  std::vector<DepthFigures> out;
   for (const std::size_t depth : plan.depths) {
     if (depth < least) {
       context.note(fmt::format("depth {} is left out: volume '{}' has {} layers already", depth,
@@ -191,11 +193,13 @@ Task<Result<std::vector<DepthFigures>>> measure_depths(Context& context, BenchVo
     say(context, fmt::format("layers up to {}", depth));
     auto grown = co_await volume.grow(depth);
     if (!grown) co_return grown.error();
-    auto figures = co_await measure_all(context, volume, plan, fmt::format("{} layers: ", depth));
-    if (!figures) co_return figures.error();
-    out.push_back({depth, std::move(*figures)});
+    std::vector<Figures> figures;
+    auto done =
+        co_await measure_all(context, volume, plan, fmt::format("{} layers: ", depth), &figures);
+    if (!done) co_return done.error();
+    out->push_back({depth, std::move(figures)});
   }
-  co_return out;
+  co_return Result<void>();
 }
 
 /// From the making of the clone to its end, whatever happens in between.
@@ -206,24 +210,20 @@ Task<Result<Measured>> run_on_clone(Context& context, std::string name, Plan pla
   if (!volume) co_return volume.error();
   Measured out;
   out.volume = volume->volume();
-  std::optional<Error> failed;
+  Result<void> done;
   if (plan.depths.empty()) {
-    auto figures = co_await measure_all(context, *volume, plan, std::string());
-    if (figures) out.figures = std::move(*figures);
-    if (!figures) failed = figures.error();
+    done = co_await measure_all(context, *volume, plan, std::string(), &out.figures);
   } else {
-    auto depths = co_await measure_depths(context, *volume, plan);
-    if (depths) out.depths = std::move(*depths);
-    if (!depths) failed = depths.error();
+    done = co_await measure_depths(context, *volume, plan, &out.depths);
   }
+  if (!done) out.failed = done.error();
   auto removed = co_await volume->remove();
   hold_interrupts(false);
   // What is left in the store comes first.
   if (!removed) {
-    if (failed) context.report(*failed);
-    co_return removed.error();
+    if (out.failed) context.report(*out.failed);
+    out.failed = removed.error();
   }
-  if (failed) co_return *failed;
   co_return out;
 }
 
@@ -246,7 +246,9 @@ Task<Result<int>> run_bench(Context& context, BenchCommand command) {
   if (!plan) co_return plan.error().with_context("bench");
   auto measured = co_await run_on_clone(context, command.volume, *plan);
   if (!measured) co_return measured.error().with_context("bench");
-  print_measured(context, command, *measured);
+  if (!measured->figures.empty() || !measured->depths.empty())
+    print_measured(context, command, *measured);
+  if (measured->failed) co_return measured->failed->with_context("bench");
   if (command.chart.empty()) co_return kExitOk;
   std::string script = measured->depths.empty() ? chart_script(command.chart, measured->figures)
                                                 : chart_script(command.chart, measured->depths);
