@@ -42,6 +42,8 @@ Result<void> check_frame(const FrameHead& head, std::span<const std::byte> body,
   const bool blocks = head.kind == FrameKind::kBlocks;
   if (!segment && !blocks && head.kind != FrameKind::kChanges) return nonsense("of no known kind");
   if ((head.flags & ~(segment ? kFrameSealed : 0)) != 0) return nonsense("unknown flags");
+  if (head.number > kMaxFrameNumber || head.through > kMaxFrameNumber)
+    return nonsense("a number that no delta comes to");
   const std::uint64_t plain = frame_length(head.count);
   if (blocks ? head.length < plain : head.length != plain)
     return nonsense("its length makes no sense");

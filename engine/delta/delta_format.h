@@ -87,6 +87,10 @@ enum class FrameKind : std::uint16_t {
 /// Segment flag: the delta was sealed with this segment.
 inline constexpr std::uint16_t kFrameSealed = 1;
 
+/// The greatest number of a frame. No delta comes to it, and a number that wrapped around would
+/// make all that follows count for nothing.
+inline constexpr std::uint64_t kMaxFrameNumber = std::uint64_t{1} << 62;
+
 /// What a frame's checksums are bound to beside its own fields.
 struct FrameContext {
   const Uuid& id;

@@ -108,8 +108,8 @@ TEST_CASE("frames decode to what was encoded") {
     FrameHead head;
     head.kind = i % 2 == 0 ? FrameKind::kSegment : FrameKind::kChanges;
     head.flags = i % 4 == 0 ? kFrameSealed : 0;
-    head.number = random.next();
-    head.through = random.next();
+    head.number = random.below(kMaxFrameNumber + 1);
+    head.through = random.below(kMaxFrameNumber + 1);
     head.volume_size = i % 2 == 0 ? std::uint64_t{1} << 40 : 0;
     head.previous = random.next();
     const FrameContext context{id, secret, random.below(1000) * kFrameAlign};
@@ -277,6 +277,25 @@ TEST_CASE("a journal with a record that ends before its areas do was cut short")
   loop.run(read_contents(disk.get(), Delta::Mode::kReadWrite, &out));
   REQUIRE(out.refused);
   CHECK(out.refused->message().find("it was cut short") != std::string::npos);
+}
+
+TEST_CASE("a frame whose number no delta comes to is refused, for it would wrap around") {
+  const Uuid id = example_id();
+  const ChecksumSecret secret = example_secret();
+  const FrameContext context{id, secret, 4096};
+  const auto taken = [&](std::uint64_t number, std::uint64_t through) {
+    FrameHead head;
+    head.kind = FrameKind::kSegment;
+    head.number = number;
+    head.through = through;
+    const Bytes bytes = encode_frame(head, {}, context);
+    return decode_frame_body(*decode_frame_head(bytes, context), bytes, context, 0).has_value();
+  };
+  CHECK(taken(kMaxFrameNumber, kMaxFrameNumber));
+  for (const std::uint64_t beyond : {kMaxFrameNumber + 1, ~std::uint64_t{0}}) {
+    CHECK_FALSE(taken(beyond, 0));
+    CHECK_FALSE(taken(0, beyond));
+  }
 }
 
 TEST_CASE("heads and headers that lie about lengths are refused before anything is allocated") {

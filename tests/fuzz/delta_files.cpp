@@ -99,10 +99,13 @@ Task<void> change(Delta* delta) {
   if (!flushed) broken("an opened delta takes a flush: " + flushed.error().message());
 }
 
-/// Nothing: the delta was refused.
-Task<std::optional<Contents>> visit(SimDisk* disk, Delta::Mode mode, bool use) {
+/// Nothing: the delta was refused, `why`.
+Task<std::optional<Contents>> visit(SimDisk* disk, Delta::Mode mode, bool use, std::string* why) {
   auto delta = co_await Delta::open(disk->root(), mode);
-  if (!delta) co_return std::nullopt;
+  if (!delta) {
+    *why = delta.error().message();
+    co_return std::nullopt;
+  }
   Contents out = co_await contents_of(delta->get());
   if (mode == Delta::Mode::kSealed) co_return out;
   if (use) {
@@ -183,10 +186,13 @@ void open_delta(const DeltaFiles& files) {
   loop.run(put_file(root.get(), "map", &files.map, files.map.size()));
   loop.run(put_file(root.get(), "journal", &files.journal, files.journal_size));
   root.reset();
-  const auto found = loop.run(visit(&disk, files.mode, files.used));
+  std::string why;
+  const auto found = loop.run(visit(&disk, files.mode, files.used, &why));
   if (!found || !files.used) return;
-  if (loop.run(visit(&disk, files.mode, false)) != found)
-    broken("a delta that was closed opens again and holds the same");
+  const auto again = loop.run(visit(&disk, files.mode, false, &why));
+  // One that begins with the last number of all has used them up.
+  if (!again && why.find("number that no delta comes to") != std::string::npos) return;
+  if (again != found) broken("a delta that was closed opens again and holds the same");
 }
 
 }  // namespace snap::fuzz

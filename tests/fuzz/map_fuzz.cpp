@@ -81,6 +81,11 @@ std::vector<Seed> seeds() {
   append_frame(file, grown, {{9, 0x0100, 0x0200}});
   out.push_back({"resized", pack_pages(kAllRight, file)});
   out.push_back({"used", pack_pages(kAllRight | kUse, file)});
+  Bytes last = file;
+  FrameHead beyond = segment(5, kSize);
+  beyond.through = ~std::uint64_t{0};
+  append_frame(last, beyond, {});
+  out.push_back({"last-number", pack_pages(kAllRight | kUse, last)});
   Bytes torn = file;
   torn.insert(torn.end(), file.end() - 4096, file.end());
   out.push_back({"torn", pack_pages(kOurHeader, torn)});
