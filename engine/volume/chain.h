@@ -19,7 +19,7 @@
 
 namespace snap {
 
-class Chain {
+class Chain : public std::enable_shared_from_this<Chain> {
  public:
   /// A delta and the bytes up to which it is visible.
   struct Level {

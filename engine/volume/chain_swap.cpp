@@ -158,7 +158,8 @@ Task<Result<void>> Volume::resize(std::uint64_t size, Publish publish) {
   impl_->replace(std::move(next));
   if (shrinks) {
     // A reader of the old chain must not see through a bit that is cleared beneath it.
-    std::weak_ptr<const Chain> readers = chain;
+    // Of whatever thread: each shard's readers hold a control block of their own, which holds this.
+    std::weak_ptr<const Chain> readers = chain->weak_from_this();
     chain.reset();
     co_await Impl::drained(std::move(readers));
     auto cut = co_await delta->resize(size);

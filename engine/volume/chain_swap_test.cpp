@@ -294,3 +294,45 @@ TEST_CASE("after a publish that failed the old delta goes on") {
   TestRig rig("uring");
   rig.loop->run(failed_publish(*rig.root));
 }
+
+namespace {
+
+constexpr std::byte kWritten{0x11};
+
+/// Reads the second half of a volume again and again, until it is gone. Counts what is wrong.
+Task<void> read_until_gone(Volume* volume, std::atomic<bool>* begun, std::atomic<int>* wrong) {
+  Bytes out(kSize / 2);
+  while (true) {
+    begun->store(true);
+    auto read = co_await volume->read(ByteOffset(kSize / 2), out);
+    if (!read && read.error().code() == ErrorCode::kInvalidArgument) co_return;  // beyond the end
+    if (!read || std::ranges::any_of(out, [](std::byte b) { return b != kWritten; })) {
+      wrong->fetch_add(1);
+      co_return;
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a shrink takes nothing away beneath a reader, on whatever thread") {
+  TestRig rig("threads");
+  TestRig other("threads");
+  Record record;
+  Bytes content;
+  auto volume = rig.loop->run(make_volume(*rig.root, record, content));
+  const Bytes half(kSize / 2, kWritten);
+  std::atomic<int> wrong{0};
+  for (int round = 0; round < 20 && wrong == 0; ++round) {
+    must(rig.loop->run(volume->write(ByteOffset(kSize / 2), half, {})));
+    std::atomic<bool> begun{false};
+    std::thread reader([&] { other.loop->run(read_until_gone(volume.get(), &begun, &wrong)); });
+    while (!begun)
+      std::this_thread::yield();
+    must(rig.loop->run(volume->resize(kSize / 2, succeed)));
+    reader.join();
+    must(rig.loop->run(volume->resize(kSize, succeed)));
+  }
+  CHECK(wrong == 0);
+  must(rig.loop->run(volume->close()));
+}
