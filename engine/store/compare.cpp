@@ -86,6 +86,11 @@ void Comparer::split() {
       shared_limit_ = std::min(shared_limit_, link.floor);
   }
   common_layers_ = common_layers(*a_.parts.layers, *b_.parts.layers);
+  for (const Side* side : {&a_, &b_}) {
+    const auto& layers = side->parts.layers->layers();
+    for (std::size_t n = common_layers_; n < layers.size(); ++n)
+      shared_limit_ = std::min(shared_limit_, layers[n]->info().virtual_size);
+  }
   const bool all_layers = common_layers_ == a_.parts.layers->layers().size() &&
                           common_layers_ == b_.parts.layers->layers().size();
   while (all_layers && !x.empty() && !y.empty() && x.back().delta->id() == y.back().delta->id()) {

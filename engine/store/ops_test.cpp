@@ -423,4 +423,21 @@ TEST_CASE("comparing finds exactly the blocks that differ") {
   }
 }
 
+TEST_CASE("what a layer of a smaller size has cut off of a block differs") {
+  Started s("threads");
+  must(s.rig.run(s.rig.store->resize(*s.volume, kTestSize - 2 * kSectorSize)));
+  s.rig.commit(*s.volume, "cut:1");
+  must(s.rig.run(s.rig.store->resize(*s.volume, kTestSize)));
+  s.rig.commit(*s.volume, "cut:2");
+  must(s.rig.run(s.rig.store->clone(*s.volume, "w")));
+  auto other = s.rig.open("w");
+  auto base = must(s.rig.run(s.rig.store->open_image(s.image)));
+  const auto compared =
+      must(s.rig.run(compare_volumes(other->volume(), *base, CompareOptions{}, Progress{})));
+  CHECK(compared.same_size);
+  CHECK(compared.extents == 1);
+  CHECK(compared.bytes == kBlockSize + kSectorSize);  // the last block is one sector long
+  s.rig.close(std::move(other));
+}
+
 }  // namespace snap
