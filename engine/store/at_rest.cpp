@@ -109,8 +109,12 @@ Task<Result<void>> Store::remove_snapshot(std::string_view name, std::string_vie
   if (!found) co_return found.error();
   std::erase_if(record.snapshots,
                 [&snapshot_name](const SnapshotRecord& s) { return s.name == snapshot_name; });
+  // Until the new record is durable no sweep takes what it frees.
+  auto store_lock = co_await impl_->lock.shared("remove a snapshot of " + shown(volume_name));
+  if (!store_lock) co_return store_lock.error();
   auto published = co_await impl_->volumes.replace(volume->lock, volume->stored);
   if (!published) co_return published.error();
+  store_lock->release();
   std::vector<std::string> freed;
   for (const SealedLink& link : found->sealed)
     freed.push_back(link.delta);

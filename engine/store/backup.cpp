@@ -2,10 +2,11 @@
 //
 //   1. freeze   each volume: what it answered so far is in sealed deltas, which never change
 //   2. gather   what the index and the records name, root by root; a root that cannot be read, or
-//               names what is damaged, is left out
+//               names what is damaged, is left out; so is a volume that is not as it was frozen
 //   3. copy     blobs and sealed deltas that the target lacks, one by one, each whole or not at
 //   all.
-//               What was removed from the source meanwhile sends us back to 2
+//               What was removed from the source meanwhile sends us back to 2, and a volume that
+//               came or changed its size to 1
 //   4. publish  the index; each volume's record over an empty delta of its own. Before this the
 //               target shows what the run before left
 //
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "engine/store/backup_copy.h"
 #include "engine/store/backup_target.h"
@@ -57,7 +59,8 @@ class Backup {
   Task<Result<BackupReport>> run();
 
  private:
-  Task<Result<void>> freeze_all();
+  Task<Result<void>> freeze_all(std::vector<std::string> names);
+  bool is_frozen(const VolumeRecord& record) const;
   Task<Result<void>> freeze(std::string volume);
   Task<Result<void>> gather();
   Task<Result<bool>> copy_all();
@@ -68,6 +71,7 @@ class Backup {
   Task<void> publish_volumes();
   Task<Result<void>> publish_volume(const Root& root);
   Task<Result<VolumeLock>> take_place(const VolumeRecord& record, StoredVolume& stored);
+  Task<Result<void>> rename(VolumeLock& lock, std::string from, std::string to);
   Task<Result<void>> move_away(std::string name);
   Task<Result<void>> check_unused(const StoredVolume& stored);
   Task<Result<void>> check_there(const Marks& needs);
@@ -83,8 +87,13 @@ class Backup {
   const Progress& progress_;
   BackupReport report_;
   std::vector<Root> roots_;
-  std::set<std::string> not_frozen_;       ///< volumes
-  std::vector<Error> unread_;              ///< of roots, as they were last gathered
+  std::map<std::string, std::uint64_t> frozen_;  ///< volumes by id, and their sizes then
+  std::set<std::string> not_frozen_;             ///< ids of those for which that failed
+  std::vector<std::string> to_freeze_;           ///< names
+  // Of the source, as they were last gathered.
+  std::set<std::string> ids_;              ///< of volumes
+  std::set<std::string> unread_names_;     ///< of volumes whose id cannot be read
+  std::vector<Error> unread_;              ///< of roots
   std::map<std::string, Error> damaged_;   ///< objects of the source: digests and UUIDs
   std::map<std::string, Error> vanished_;  ///< as it looked in the last round
   std::uint64_t total_ = 0;
@@ -104,31 +113,47 @@ Task<Result<void>> Backup::freeze(std::string volume) {
   co_return closed;
 }
 
-Task<Result<void>> Backup::freeze_all() {
-  auto names = co_await source_.volumes.names();
-  if (!names) co_return names.error();
-  for (const std::string& name : *names) {
+/// Freezes volumes of the source, by name. One that is not there any more, or is another now, is
+/// left to gather().
+Task<Result<void>> Backup::freeze_all(std::vector<std::string> names) {
+  for (const std::string& name : names) {
     if (progress_.is_cancelled()) co_return Error(ErrorCode::kCancelled, "cancelled");
+    auto before = co_await source_.volumes.read(name);
+    if (!before) continue;  // gather() says what is wrong with it
+    const std::string id = before->record.id;
+    frozen_.erase(id);
     auto frozen = co_await freeze(name);
-    if (frozen) continue;
+    if (frozen) {
+      auto after = co_await source_.volumes.read(name);
+      if (after && after->record.id == id) frozen_.emplace(id, before->record.size);
+      continue;
+    }
     if (frozen.error().code() == ErrorCode::kCancelled) co_return frozen;
     Error why = frozen.error();
     if (why.code() == ErrorCode::kNotFound) {
       auto there = co_await source_.volumes.read(name);
-      if (!there && there.error().code() == ErrorCode::kNotFound) continue;  // removed meanwhile
+      if (!there && there.error().code() == ErrorCode::kNotFound) continue;
       why = why.with_code(ErrorCode::kBusy);  // it is there: who holds it is not to be reached
     }
-    not_frozen_.insert(name);
-    report_.failed.push_back(std::move(why));
+    if (not_frozen_.insert(id).second) report_.failed.push_back(std::move(why));
   }
   co_return Result<void>();
+}
+
+/// Whether what the record names is what the volume held at one moment: that of its freezing in
+/// this run. A shrink since then would cut it: what was moved out of the way first is not in it.
+bool Backup::is_frozen(const VolumeRecord& record) const {
+  const auto frozen = frozen_.find(record.id);
+  return frozen != frozen_.end() && record.size == frozen->second && record.floor >= record.size;
 }
 
 Task<Result<void>> Backup::gather() {
   roots_.clear();
   unread_.clear();
-  // No sweep between reading the roots and reading what they name.
-  auto held = co_await source_.reading("back up");
+  ids_.clear();
+  unread_names_.clear();
+  // No sweep between reading the roots and reading what they name, and none is renamed meanwhile.
+  auto held = co_await source_.reading_all("back up");
   if (!held) co_return held.error();
   auto entries = co_await source_.images.read_index();
   if (!entries) co_return entries.error();
@@ -146,10 +171,16 @@ Task<Result<void>> Backup::gather() {
   auto names = co_await source_.volumes.names();
   if (!names) co_return names.error();
   for (const std::string& name : *names) {
-    if (not_frozen_.contains(name)) continue;
     auto volume = co_await source_.volumes.read(name);
     if (!volume) {
-      if (volume.error().code() != ErrorCode::kNotFound) unread_.push_back(volume.error());
+      unread_.push_back(volume.error());
+      unread_names_.insert(name);
+      continue;
+    }
+    ids_.insert(volume->record.id);
+    if (not_frozen_.contains(volume->record.id)) continue;
+    if (!is_frozen(volume->record)) {
+      to_freeze_.push_back(name);
       continue;
     }
     Root root;
@@ -288,6 +319,14 @@ Task<Result<void>> Backup::check_unused(const StoredVolume& stored) {
                       " reset', or remove it there");
 }
 
+/// A volume of the target.
+Task<Result<void>> Backup::rename(VolumeLock& lock, std::string from, std::string to) {
+  auto store_lock = co_await target_.lock.shared("rename volume " + shown(from));
+  if (!store_lock) co_return store_lock.error();
+  auto renamed = co_await target_.volumes.rename(lock, *store_lock, std::move(from), std::move(to));
+  co_return renamed;
+}
+
 /// Another volume has the name: what the backup has of it stays, under a longer one.
 Task<Result<void>> Backup::move_away(std::string name) {
   constexpr std::size_t kIdDigits = 8;
@@ -298,7 +337,7 @@ Task<Result<void>> Backup::move_away(std::string name) {
   if (!old) co_return old.error();
   const std::string tail = "." + old->record.id.substr(0, kIdDigits);
   const std::string kept = name.substr(0, kMaxVolumeName - tail.size()) + tail;
-  auto renamed = co_await target_.volumes.rename(*lock, name, kept);
+  auto renamed = co_await rename(*lock, name, kept);
   co_return renamed;
 }
 
@@ -324,7 +363,7 @@ Task<Result<VolumeLock>> Backup::take_place(const VolumeRecord& record, StoredVo
   auto lock = co_await target_.volumes.lock(known_as, std::move(self));
   if (!lock) co_return lock.error();
   if (known_as != record.name) {
-    auto renamed = co_await target_.volumes.rename(*lock, known_as, record.name);
+    auto renamed = co_await rename(*lock, known_as, record.name);
     if (!renamed) co_return renamed.error();
   }
   auto read = co_await target_.volumes.read_locked(*lock, record.name);
@@ -374,26 +413,26 @@ Task<void> Backup::publish_volumes() {
   }
 }
 
-/// Volumes that the source does not have any more.
+/// Volumes that the source did not have any more when it was gathered last, whatever their names.
 Task<void> Backup::remove_gone() {
-  auto source = co_await source_.volumes.names();
-  if (!source) {
-    report_.failed.push_back(source.error().with_context("nothing was removed"));
-    co_return;
-  }
   auto target = co_await target_.volumes.list();
   if (!target) {
     report_.failed.push_back(target.error().with_context("nothing was removed"));
     co_return;
   }
-  const std::set<std::string> there(source->begin(), source->end());
   for (const StoredVolume& volume : *target) {
     const std::string& name = volume.record.name;
-    if (there.contains(name)) continue;
+    if (ids_.contains(volume.record.id) || unread_names_.contains(name)) continue;
     Holder self = this_process();
     auto lock = co_await target_.volumes.lock(name, std::move(self));
     if (lock) {
-      auto erased = co_await target_.volumes.erase(std::move(*lock), name);
+      auto store_lock = co_await target_.lock.shared("remove volume " + shown(name));
+      Result<void> erased;
+      if (store_lock) {
+        erased = co_await target_.volumes.erase(std::move(*lock), *store_lock, name);
+      } else {
+        erased = store_lock.error();
+      }
       if (erased) {
         report_.removed.push_back(name);
         continue;
@@ -419,16 +458,24 @@ Task<Result<void>> Backup::publish() {
 }
 
 Task<Result<BackupReport>> Backup::run() {
-  auto frozen = co_await freeze_all();
-  if (!frozen) co_return frozen.error();
+  auto names = co_await source_.volumes.names();
+  if (!names) co_return names.error();
+  to_freeze_ = std::move(*names);
   bool whole = false;
   for (int round = 0; round < kRounds && !whole; ++round) {
+    auto frozen = co_await freeze_all(std::exchange(to_freeze_, {}));
+    if (!frozen) co_return frozen.error();
     auto gathered = co_await gather();
     if (!gathered) co_return gathered.error();
     auto copied = co_await copy_all();
     if (!copied) co_return copied.error();
-    whole = *copied;
+    whole = *copied && to_freeze_.empty();
   }
+  for (const std::string& name : to_freeze_)
+    report_.failed.push_back(
+        Error(ErrorCode::kBusy, "volume " + shown(name) +
+                                    " was made, renamed or resized again and again while it "
+                                    "was to be copied; run the backup again"));
   report_.failed.insert(report_.failed.end(), unread_.begin(), unread_.end());
   damaged_.insert(vanished_.begin(), vanished_.end());  // again and again: it is missing
   auto published = co_await publish();

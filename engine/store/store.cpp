@@ -169,6 +169,12 @@ Task<Result<FileLock>> Store::Impl::reading(std::string purpose) {
   co_return held;
 }
 
+Task<Result<FileLock>> Store::Impl::reading_all(std::string purpose) {
+  if (denied) co_return FileLock();
+  auto held = co_await lock.exclusive(std::move(purpose));
+  co_return held;
+}
+
 Task<Result<Store::Info>> Store::info() {
   auto space = co_await impl_->root->space();
   if (!space) co_return space.error();

@@ -54,6 +54,8 @@ class Store::Impl {
   /// The store lock, shared, for one who reads what a sweep may remove; none where there are no
   /// sweeps because the store may only be read.
   Task<Result<FileLock>> reading(std::string purpose);
+  /// The same for what must see every name: none comes, goes or changes meanwhile.
+  Task<Result<FileLock>> reading_all(std::string purpose);
 
   /// A folder of our own under tmp/; remove() it when done.
   Task<Result<Scratch>> scratch() { return Scratch::make(*tmp, random); }

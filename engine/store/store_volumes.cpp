@@ -182,8 +182,11 @@ Task<Result<Store::Removed>> Store::remove_volume(std::string_view name, bool dr
     auto would = co_await describe_removal(*impl_, volume_name, std::move(deltas));
     co_return would;
   }
-  auto erased = co_await impl_->volumes.erase(std::move(*lock), volume_name);
+  auto store_lock = co_await impl_->lock.shared("remove volume " + shown(volume_name));
+  if (!store_lock) co_return store_lock.error();
+  auto erased = co_await impl_->volumes.erase(std::move(*lock), *store_lock, volume_name);
   if (!erased) co_return erased.error();
+  store_lock->release();
   auto removed = co_await impl_->drop_deltas(std::move(deltas), false);
   // The volume is gone, which is what was asked for; what could not be reclaimed now (a busy store,
   // another volume that is damaged) waits for prune, which says why.
@@ -200,7 +203,9 @@ Task<Result<void>> Store::rename_volume(std::string_view name, std::string_view 
   Holder self = this_process();
   auto lock = co_await impl_->volumes.lock(from, std::move(self));
   if (!lock) co_return lock.error();
-  auto renamed = co_await impl_->volumes.rename(*lock, from, to);
+  auto store_lock = co_await impl_->lock.shared("rename volume " + shown(from));
+  if (!store_lock) co_return store_lock.error();
+  auto renamed = co_await impl_->volumes.rename(*lock, *store_lock, from, to);
   co_return renamed;
 }
 

@@ -94,10 +94,13 @@ Task<Result<VolumeLock>> VolumeStore::try_lock_dir(std::string name, Holder hold
   auto written = co_await write_all(**file, std::as_bytes(std::span(bytes.data(), bytes.size())),
                                     ByteOffset(0));
   if (!written) co_return written.error();
-  const LockText found = co_await read_lock(**dir);
+  // By its name: the folder may have been removed or renamed before the lock was ours.
+  LockText found;
+  auto named = co_await volumes_->open_dir(name);
+  if (named) found = co_await read_lock(**named);
   if (found.token != mine.token) {
     co_return Error(ErrorCode::kNotFound,
-                    "volume " + shown(name) + " was removed at this moment; try again");
+                    "volume " + shown(name) + " was removed or renamed at this moment; try again");
   }
   co_return VolumeLock(std::move(*dir), std::move(*file));
 }

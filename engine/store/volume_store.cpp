@@ -247,7 +247,10 @@ Task<Result<void>> VolumeStore::undo_replace(Directory& dir, std::string name, s
                              "(close the volume and open it again)");
 }
 
-Task<Result<void>> VolumeStore::erase(VolumeLock lock, std::string name) {
+Task<Result<void>> VolumeStore::erase(VolumeLock lock, const FileLock& store_lock,
+                                      std::string name) {
+  if (!store_lock.held())
+    co_return Error(ErrorCode::kInvalidArgument, "remove a volume without the store lock");
   // docs/durability.md, Publish: the end of the volume is its record's, durably; the rest is
   // cleaning up, and what a crash leaves of it is no volume.
   auto gone = co_await lock.dir().unlink(kRecordName);
@@ -267,8 +270,10 @@ Task<void> VolumeStore::discard(VolumeLock lock, std::string name) {
   (void)removed;
 }
 
-Task<Result<void>> VolumeStore::rename(VolumeLock& lock, std::string name, std::string new_name) {
-  if (!lock.held()) co_return Error(ErrorCode::kInvalidArgument, "rename without the lock");
+Task<Result<void>> VolumeStore::rename(VolumeLock& lock, const FileLock& store_lock,
+                                       std::string name, std::string new_name) {
+  if (!lock.held() || !store_lock.held())
+    co_return Error(ErrorCode::kInvalidArgument, "rename without the lock");
   Holder self = this_process();
   auto target = co_await lock_new(new_name, std::move(self));
   if (!target) co_return target.error();

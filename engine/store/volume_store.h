@@ -15,6 +15,7 @@
 
 #include "engine/base/uuid.h"
 #include "engine/delta/delta.h"
+#include "engine/store/store_lock.h"
 #include "engine/store/volume_codec.h"
 #include "snap/file.h"
 #include "snap/result.h"
@@ -88,10 +89,13 @@ class VolumeStore {
   /// established, the message says so and volume.read_only is set.
   Task<Result<void>> replace(VolumeLock& lock, StoredVolume& volume);
   /// Publishes the end of a volume: volume.json goes, durably, then the folder. Its deltas are left
-  /// to the caller.
-  Task<Result<void>> erase(VolumeLock lock, std::string name);
-  /// Gives the volume another name, durably. Exists if it is taken.
-  Task<Result<void>> rename(VolumeLock& lock, std::string name, std::string new_name);
+  /// to the caller. `store_lock` is held shared: a sweep that saw the end before it is durable
+  /// would remove what a power cut brings the name of back.
+  Task<Result<void>> erase(VolumeLock lock, const FileLock& store_lock, std::string name);
+  /// Gives the volume another name, durably. Exists if it is taken. `store_lock` is held shared: a
+  /// sweep that found neither name would take what the volume has for garbage.
+  Task<Result<void>> rename(VolumeLock& lock, const FileLock& store_lock, std::string name,
+                            std::string new_name);
   /// Gives back a name that lock_new() took.
   Task<void> discard(VolumeLock lock, std::string name);
 
