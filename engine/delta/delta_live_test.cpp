@@ -361,6 +361,55 @@ TEST_CASE("what is flushed survives a power cut, wherever the process before had
   }
 }
 
+namespace {
+/// Makes checkpoints until the map is compacted, and dies before that has a stable name.
+Task<void> compact_and_die(SimDisk* disk) {
+  auto plan = std::make_shared<FaultPlan>();
+  bool renamed = false;
+  plan->decide = [disk, &renamed](const FaultEvent& event) {
+    if (event.kind == FaultEvent::Kind::kRename) renamed = true;
+    if (event.kind == FaultEvent::Kind::kDirSync && renamed) disk->freeze_after(0);
+    return FaultAction::pass();
+  };
+  std::unique_ptr<Directory> dir = std::make_unique<FaultDirectory>(disk->root(), plan);
+  auto opening = Delta::open(std::move(dir), Delta::Mode::kReadWrite, "");
+  auto delta = must(co_await std::move(opening));
+  PatternSource below;
+  const std::vector<std::byte> bytes(kBlockSize, std::byte{7});
+  for (int i = 0; i < 100 && !disk->frozen(); ++i) {
+    (void)co_await delta->write(ByteOffset(0), bytes, below, Delta::Durability::kDurable);
+    (void)co_await delta->resize(kSize);
+  }
+  CHECK(disk->frozen());
+  (void)co_await delta->close();
+}
+/// Flushes more often than there is room in the journal.
+Task<void> flush_often_and_die(SimDisk* disk, std::byte last) {
+  auto opening = Delta::open(disk->root(), Delta::Mode::kReadWrite, "");
+  auto delta = must(co_await std::move(opening));
+  PatternSource below;
+  for (int i = 20; i >= 0; --i) {
+    const std::vector<std::byte> bytes(kBlockSize, static_cast<std::byte>(i) ^ last);
+    must(co_await delta->write(ByteOffset(kBlockSize), bytes, below, Delta::Durability::kDurable));
+  }
+  disk->freeze_after(0);
+  (void)co_await delta->close();
+}
+}  // namespace
+
+TEST_CASE("a compacted map whose name was not stable when its process died is made so first") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(create_small(&disk));
+  loop.run(compact_and_die(&disk));
+  disk.kill();
+  loop.run(flush_often_and_die(&disk, std::byte{0x55}));
+  disk.crash_all_lost();
+  std::byte seen{};
+  loop.run(look_at(&disk, "", 1, &seen));
+  CHECK(seen == std::byte{0x55});
+}
+
 TEST_CASE("the live map goes when the delta is closed or forgotten") {
   Memory memory;
   memory.drop();
