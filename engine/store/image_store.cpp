@@ -67,6 +67,10 @@ void add_tags(Image& image, const std::vector<IndexEntry>& entries) {
   std::sort(image.tags.begin(), image.tags.end());
 }
 
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
 std::string name_of(const IndexEntry& entry) {
   return entry.ref_name ? "image " + shown(*entry.ref_name) : "image without a tag";
 }
@@ -118,6 +122,7 @@ Task<Result<void>> ImageStore::edit_index(Edit edit) {
   if (!lock) co_return lock.error();
   auto entries = co_await read_index();
   if (!entries) co_return entries.error();
+  const std::string before = encode_index(*entries);
   auto changed = edit(*entries);
   if (!changed) co_return changed.error();
   if (!*changed) co_return Result<void>();
@@ -131,9 +136,15 @@ Task<Result<void>> ImageStore::edit_index(Edit edit) {
                     "index.json would grow beyond " + std::to_string(kMaxJsonBytes) + " bytes");
   }
   // docs/durability.md, Publish: what the entries name is durable before the index is replaced.
-  auto replaced = co_await replace_file(*root_, kIndexName,
-                                        std::as_bytes(std::span(text.data(), text.size())), 0600);
-  co_return replaced;
+  auto replaced = co_await replace_file(*root_, kIndexName, bytes_of(text), 0600);
+  if (replaced) co_return Result<void>();
+  // The new one may stand although its last sync failed; what failed is not to have happened.
+  auto now = co_await read_whole(*root_, kIndexName, kMaxJsonBytes);
+  if (now && !std::ranges::equal(*now, bytes_of(text))) co_return replaced;
+  auto undone = co_await replace_file(*root_, kIndexName, bytes_of(before), 0600);
+  if (undone) co_return replaced;
+  co_return replaced.error().with_context(
+      "it is not certain whether the old or the new index.json of " + root_->path() + " stands");
 }
 
 Task<Result<Image>> ImageStore::of_manifest(BlobDigest manifest) {

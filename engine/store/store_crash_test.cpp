@@ -300,6 +300,26 @@ Task<void> check_failed_publish(SimDisk* disk) {
   CHECK(now->record.labels.empty());
 }
 
+Task<void> check_failed_tag(SimDisk* disk) {
+  auto opened = co_await Store::open(disk->root(), Store::OpenOptions{});
+  auto store = must(std::move(opened));
+  auto entries = must(co_await store->impl().images.read_index());
+  REQUIRE_FALSE(entries.empty());
+  disk->inject({SimOpKind::kDirSync, 1, EIO, 0});
+  auto tagged =
+      co_await store->tag(entries.front().ref_name.value(), must(Reference::parse("new:1")));
+  REQUIRE_FALSE(tagged);
+  CHECK(tagged.error().code() == ErrorCode::kIo);
+  CHECK(must(co_await store->impl().images.read_index()).size() == entries.size());
+}
+
+Task<void> check_old_index(SimDisk* disk) {
+  auto opened = co_await Store::open(disk->root(), Store::OpenOptions{});
+  auto store = must(std::move(opened));
+  for (const IndexEntry& entry : must(co_await store->impl().images.read_index()))
+    CHECK(entry.ref_name != "new:1");
+}
+
 Task<void> check_old_record(SimDisk* disk) {
   auto opened = co_await Store::open(disk->root(), Store::OpenOptions{});
   auto store = must(std::move(opened));
@@ -308,6 +328,14 @@ Task<void> check_old_record(SimDisk* disk) {
 }
 
 }  // namespace
+
+TEST_CASE("an index whose publishing failed at its last sync is undone, durably") {
+  const auto disk = prepared(with_image);
+  SimLoop loop(3);
+  loop.run(check_failed_tag(disk.get()));
+  disk->crash_all_kept();
+  loop.run(check_old_index(disk.get()));
+}
 
 TEST_CASE("a record whose publishing failed at its last sync is undone, durably") {
   const auto disk = prepared(with_volume);
