@@ -152,6 +152,9 @@ Task<Result<void>> check_contents(Directory& root) {
   auto tmp = co_await ensure_dir(root, "tmp");  // holds nothing that lasts
   if (!tmp) co_return tmp;
   if (names.contains(kMarkerName)) {
+    // Whoever created it may have died before the name of "format" was stable.
+    auto synced = co_await root.sync();
+    if (!synced) co_return synced;
     auto unmarked = co_await root.unlink(kMarkerName);
     (void)unmarked;  // "format" decides; the marker says nothing any more
   }
@@ -235,7 +238,11 @@ Task<Result<void>> mark_unfinished(Directory& root, bool unfinished) {
   Features features = known->value_or(own_features());
   const std::uint64_t before = features.incompat;
   features.incompat = unfinished ? before | kUnfinishedBackup : before & ~kUnfinishedBackup;
-  if (features.incompat == before) co_return Result<void>();
+  if (features.incompat == before) {
+    // Who made it so may have died before that was stable.
+    auto synced = co_await root.sync();
+    co_return synced;
+  }
   const std::string text = encode_format(features);
   auto replaced = co_await replace_file(root, kFormatName, bytes_of(text));
   co_return replaced;

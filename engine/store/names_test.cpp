@@ -7,6 +7,7 @@
 #include "engine/store/backup_target.h"
 #include "engine/store/ops_test_support.h"
 #include "snap/backup.h"
+#include "snap/check.h"
 
 namespace snap {
 namespace {
@@ -21,13 +22,14 @@ struct Sim {
   std::unique_ptr<Store> store;
 };
 
-/// A volume v with a snapshot s and blocks of its own.
+/// A volume v with a snapshot s and blocks of its own, and an image that nothing uses.
 Task<void> prepare(Store* store, Bytes* content) {
   SeededRandom random(11);
   Model model{random_bytes(kTestSize, 1)};
   Store::CreateOptions options;
   options.name = "v";
   options.image = must(co_await import_bytes(*store, "base:1", model.bytes));
+  must(co_await import_bytes(*store, "spare:1", random_bytes(kTestSize, 2)));
   must(co_await store->create_volume(options));
   const Holder nobody;
   auto volume = must(co_await store->open_volume("v", nobody));
@@ -133,6 +135,135 @@ TEST_CASE("what takes a name away waits for a sweep, and a sweep for its being d
   CHECK(unchanged);
   auto volume = sim.loop.run(sim.store->impl().volumes.read("v"));
   CHECK((!volume || volume->record.snapshots.empty()));
+}
+
+// ---- After the death of a process, whose last changes of names need not be stable
+
+namespace {
+
+Task<Result<void>> reset_it(Store* store) {
+  auto done = co_await store->reset("v");
+  co_return done;
+}
+Task<Result<void>> snapshot_it(Store* store) {
+  const Holder nobody;
+  auto volume = co_await store->open_volume("v", nobody);
+  SNAP_CO_RETURN_IF_ERROR(volume);
+  auto done = co_await store->snapshot(**volume, "t");
+  auto closed = co_await (*volume)->close();
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return closed;
+}
+Task<Result<void>> commit_it(Store* store) {
+  const Holder nobody;
+  auto volume = co_await store->open_volume("v", nobody);
+  SNAP_CO_RETURN_IF_ERROR(volume);
+  Store::CommitOptions options;
+  options.name = reference("app:1");
+  const Progress silent;
+  auto done = co_await store->commit(**volume, options, silent);
+  auto closed = co_await (*volume)->close();
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return closed;
+}
+Task<Result<void>> create_it(Store* store) {
+  Store::CreateOptions options;
+  options.name = "a";
+  options.size = kChunkSize;
+  auto done = co_await store->create_volume(options);
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return Result<void>();
+}
+Task<Result<void>> remove_the_image(Store* store) {
+  auto done = co_await store->remove_image("spare:1", false, false);
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return Result<void>();
+}
+
+/// A process that does `change` on `disk`, and dies after so many of its changes at the latest.
+/// True if it came to its end.
+bool dies_after(SimDisk& disk, Change change, std::uint64_t changes) {
+  SimLoop loop(changes);
+  auto store = must(loop.run(Store::open(disk.root(), Store::OpenOptions{})));
+  disk.freeze_after(changes);
+  auto done = loop.run(change(store.get()));
+  const bool whole = !disk.frozen();
+  disk.kill();
+  if (whole) must(done);
+  return whole;
+}
+
+/// Writes and flushes in the volume that comes first by name, and dies.
+Task<void> flush_and_die(Store* store, SimDisk* disk, std::string* name) {
+  const auto names = must(co_await store->impl().volumes.names());
+  *name = names.front();
+  const Holder nobody;
+  auto volume = must(co_await store->open_volume(*name, nobody));
+  const Bytes block(kBlockSize, std::byte{0x5a});
+  must(co_await volume->volume().write(ByteOffset(0), block, {}));
+  must(co_await volume->volume().flush());
+  disk->freeze_after(0);
+  auto closed = co_await volume->close();
+  static_cast<void>(closed);
+}
+
+}  // namespace
+
+TEST_CASE("what is flushed is there after a power cut, wherever a command before had died") {
+  const Change change =
+      GENERATE(&rename_it, &remove_its_snapshot, &reset_it, &snapshot_it, &commit_it, &create_it);
+  Bytes content;
+  Sim first(std::make_unique<SimDisk>(5), 5);
+  first.loop.run(prepare(first.store.get(), &content));
+  bool whole = false;
+  for (std::uint64_t changes = 0; !whole; ++changes) {
+    INFO("dead after " << changes << " changes");
+    const auto disk = first.disk->clone();
+    whole = dies_after(*disk, change, changes);
+    std::string name;
+    {
+      SimLoop loop(1);
+      auto store = must(loop.run(Store::open(disk->root(), Store::OpenOptions{})));
+      loop.run(flush_and_die(store.get(), disk.get(), &name));
+    }
+    disk->crash_all_lost();
+    Sim after(disk->clone(), 1);
+    REQUIRE(after.loop.run(after.store->volume(name)));
+    const Bytes found = must(after.loop.run(read_at_rest(*after.store, name)));
+    CHECK(found[0] == std::byte{0x5a});
+  }
+}
+
+TEST_CASE(
+    "a sweep takes nothing that a power cut brings the name of back, wherever a command died") {
+  const Change change = GENERATE(&rename_it, &remove_it, &remove_its_snapshot, &reset_it,
+                                 &commit_it, &remove_the_image);
+  Bytes content;
+  Sim first(std::make_unique<SimDisk>(5), 5);
+  first.loop.run(prepare(first.store.get(), &content));
+  bool whole = false;
+  for (std::uint64_t changes = 0; !whole; ++changes) {
+    const auto disk = first.disk->clone();
+    whole = dies_after(*disk, change, changes);
+    {
+      SimLoop loop(1);
+      auto store = must(loop.run(Store::open(disk->root(), Store::OpenOptions{})));
+      must(loop.run(prune(store.get(), 0)));
+    }
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      INFO("dead after " << changes << " changes, seed " << seed);
+      auto cut = disk->clone();
+      std::mt19937_64 random(seed);
+      cut->crash(random);
+      Sim after(std::move(cut), 1);
+      const CheckOptions all{.data = true};
+      const auto checked = must(after.loop.run(check_store(*after.store, all, Progress{})));
+      for (const Finding& finding : checked.findings) {
+        INFO(finding.object << ": " << finding.what);
+        CHECK(finding.kind != Finding::Kind::kDamage);
+      }
+    }
+  }
 }
 
 // ---- Backups

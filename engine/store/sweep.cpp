@@ -79,6 +79,26 @@ Result<void> missing_is_fine(Result<void> result) {
   return result;
 }
 
+/// What was marked may be the work of a process that died before it was stable: a power cut would
+/// bring back names of what is removed now.
+Task<Result<void>> settle_names(Store::Impl* store) {
+  auto index = co_await store->root->sync();
+  if (!index) co_return index;
+  Directory& volumes = store->volumes.volumes_dir();
+  auto entries = co_await volumes.list();
+  if (!entries) co_return entries.error();
+  for (const DirEntry& entry : *entries) {
+    if (entry.type != FileStat::Type::kDirectory) continue;
+    auto dir = co_await volumes.open_dir(entry.name);
+    if (!dir && dir.error().code() == ErrorCode::kNotFound) continue;
+    if (!dir) co_return dir.error();
+    auto record = co_await (*dir)->sync();
+    if (!record) co_return record;
+  }
+  auto names = co_await volumes.sync();
+  co_return names;
+}
+
 /// Moves all of it into `scratch`. Each move by itself leaves a consistent store, so none is
 /// synced: what a crash brings back is found by the next sweep.
 Task<Result<void>> move_out(Store::Impl* store, const Garbage* garbage, Directory* scratch) {
@@ -187,6 +207,8 @@ Store::Removed describe(const Garbage& garbage) {
 
 Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock) {
   if (garbage.blobs.empty() && garbage.deltas.empty()) co_return Store::Removed{};
+  auto settled = co_await settle_names(&store);
+  if (!settled) co_return settled.error();
   auto scratch = co_await store.scratch();
   if (!scratch) co_return scratch.error();
   auto moved = co_await move_out(&store, &garbage, &scratch->dir());

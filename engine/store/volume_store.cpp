@@ -167,6 +167,11 @@ Task<Result<VolumeLock>> VolumeStore::lock(std::string name, Holder holder) {
   auto lock = co_await try_lock_dir(name, holder);
   if (!lock) co_return lock.error();
   co_await remove_temporaries(lock->dir());
+  // docs/durability.md, Publish: who changed the record or the name last may have died before that
+  // was stable, and what is made from now on relies on it.
+  auto settled = co_await lock->dir().sync();
+  if (settled) settled = co_await volumes_->sync();
+  if (!settled) co_return settled.error();
   co_return std::move(*lock);
 }
 
