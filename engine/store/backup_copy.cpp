@@ -127,11 +127,10 @@ Task<Result<Copied>> copy_delta_through(Store::Impl* source, Store::Impl* target
     co_return damaged(Error(ErrorCode::kCorrupt,
                             "delta " + uuid + ": its files are of delta " + verified->id.str()));
   }
-  // docs/durability.md, Publish: the bytes are stable, now the name.
+  // docs/durability.md, Publish: the bytes are stable, now the name. (The folder is synced before a
+  // record is published, once for all.)
   auto named = co_await scratch->dir().rename(uuid, target->volumes.deltas_dir(), uuid, true);
   if (!named) co_return named.error();
-  auto stable = co_await target->volumes.deltas_dir().sync();
-  if (!stable) co_return stable.error();
   co_return Copied{Copied::Outcome::kCopied, bytes, std::nullopt};
 }
 

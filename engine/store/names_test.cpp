@@ -234,6 +234,33 @@ TEST_CASE("what is flushed is there after a power cut, wherever a command before
   }
 }
 
+namespace {
+Task<Result<void>> put_a_blob(Store* store) {
+  auto put = co_await store->impl().blobs.put("the manifest of an image");
+  SNAP_CO_RETURN_IF_ERROR(put);
+  co_return Result<void>();
+}
+}  // namespace
+
+TEST_CASE("a blob that is there already is stable when it has been put, whoever died with it") {
+  Sim first(std::make_unique<SimDisk>(5), 5);
+  first.disk->crash_all_kept();
+  bool whole = false;
+  for (std::uint64_t changes = 0; !whole; ++changes) {
+    INFO("dead after " << changes << " changes");
+    const auto disk = first.disk->clone();
+    whole = dies_after(*disk, &put_a_blob, changes);
+    {
+      SimLoop loop(1);
+      auto store = must(loop.run(Store::open(disk->root(), Store::OpenOptions{})));
+      must(loop.run(put_a_blob(store.get())));
+    }
+    disk->crash_all_lost();
+    Sim after(disk->clone(), 1);
+    CHECK(must(after.loop.run(after.store->impl().blobs.list())).size() == 1);
+  }
+}
+
 TEST_CASE(
     "a sweep takes nothing that a power cut brings the name of back, wherever a command died") {
   const Change change = GENERATE(&rename_it, &remove_it, &remove_its_snapshot, &reset_it,
