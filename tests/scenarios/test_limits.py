@@ -414,14 +414,16 @@ def test_many_servers_tell_of_a_crossing_once(small):
     for i in range(4):
         small("create", f"v{i}", "--size", "1M")
     servers = [small.export(f"v{i}").__enter__() for i in range(4)]
-    for _ in range(2):
-        fill(small, 8 * MIB)
-        time.sleep(1.5)
-        empty(small)
-        time.sleep(1.5)
+    told = []
+    for change, event in [(lambda: fill(small, 8 * MIB), "low-water"), (lambda: empty(small), "store-normal")] * 2:
+        change()
+        told.append(event)
+        wait_for(lambda: len(events(small)) >= len(told))
+        time.sleep(1.5)  # for the other servers
+        assert [e["event"] for e in events(small)] == told
     for server in servers:
         server.stop()
-    assert [e["event"] for e in events(small)] == ["low-water", "store-normal"] * 2
+    assert [e["event"] for e in events(small)] == told
 
 
 def test_settings_that_are_damaged_are_told_and_can_be_set_anew(small):
