@@ -290,7 +290,8 @@ Task<void> Devices::watch(std::shared_ptr<FuseServing> serving) {
     if (!removed) log_warning(removed.error().message());
   }
   // The last descriptor of /dev/fuse: closing it may wait for the kernel.
-  co_await offload([&] { serving->disk.reset(); });
+  std::unique_ptr<attach::FuseDisk> disk = std::move(serving->disk);
+  co_await offload([&] { disk.reset(); });
   if (serving->own_server && !serving->detaching) options_.not_needed();
   watchers_.done();
 }
@@ -302,7 +303,7 @@ Task<void> Devices::end(std::shared_ptr<FuseServing> serving) {
   if (!released || in_use)
     log_warning(serving->device +
                 " is in use and loses its server: what is on it fails from now on");
-  serving->disk->stop();
+  if (serving->disk != nullptr) serving->disk->stop();  // else watch() saw it end meanwhile
   watchers_.done();
 }
 
