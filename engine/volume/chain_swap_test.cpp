@@ -336,3 +336,64 @@ TEST_CASE("a shrink takes nothing away beneath a reader, on whatever thread") {
   CHECK(wrong == 0);
   must(rig.loop->run(volume->close()));
 }
+
+namespace {
+
+/// What its writes were answered with: the last value of each of its blocks that was taken.
+struct Writer {
+  std::size_t first = 0;  ///< block
+  std::vector<std::uint8_t> taken = std::vector<std::uint8_t>(8);
+  bool ended = false;
+};
+
+Task<void> write_until_refused(Volume* volume, Writer* writer) {
+  for (std::uint8_t value = 1;; ++value) {
+    for (std::size_t i = 0; i < writer->taken.size(); ++i) {
+      const Bytes block(kBlockSize, std::byte{value});
+      const ByteOffset at((writer->first + i) * kBlockSize);
+      auto written = co_await volume->write(at, block, {});
+      if (!written) {
+        CHECK(written.error().code() == ErrorCode::kReadOnly);
+        writer->ended = true;
+        co_return;
+      }
+      writer->taken[i] = value;
+    }
+  }
+}
+
+Task<void> close_beside_writes(Directory& root, std::size_t turns) {
+  Record record;
+  Bytes content;
+  auto volume = co_await make_volume(root, record, content);
+  std::vector<Writer> writers(4);
+  for (std::size_t i = 0; i < writers.size(); ++i) {
+    writers[i].first = 16 * i;
+    EventLoop::current()->spawn(write_until_refused(volume.get(), &writers[i]));
+  }
+  for (std::size_t i = 0; i < turns; ++i)
+    co_await yield_now();
+  must(co_await volume->close());
+  for (const Writer& writer : writers)
+    while (!writer.ended)
+      co_await yield_now();
+  volume = co_await open_volume(root, record);
+  for (const Writer& writer : writers) {
+    for (std::size_t i = 0; i < writer.taken.size(); ++i) {
+      if (writer.taken[i] == 0) continue;
+      Bytes block(kBlockSize);
+      must(co_await volume->read(ByteOffset((writer.first + i) * kBlockSize), block));
+      CHECK(std::to_integer<int>(block[0]) == writer.taken[i]);
+    }
+  }
+  must(co_await volume->close());
+}
+
+}  // namespace
+
+TEST_CASE("a write that is answered while a volume is closed is there when it is opened again") {
+  const std::size_t turns = GENERATE(1, 20, 100, 300);
+  CAPTURE(turns);
+  TestRig rig("simulated");
+  rig.loop->run(close_beside_writes(*rig.root, turns));
+}

@@ -218,7 +218,11 @@ Task<Result<void>> Volume::close() {
   const std::shared_ptr<const Chain> chain = impl_->chain();
   // Sealed deltas were closed when they were sealed, or opened to be read only.
   if (chain->parts().delta == nullptr) co_return Result<void>();
-  co_return co_await chain->parts().delta->close();
+  // A write that got in beside it would be answered, and in no record. Those that wait are refused.
+  co_await impl_->writes.close();
+  auto closed = co_await chain->parts().delta->close();
+  impl_->writes.open();
+  co_return closed;
 }
 
 }  // namespace snap
