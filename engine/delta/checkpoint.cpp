@@ -98,7 +98,8 @@ Task<Result<void>> DeltaImpl::write_checkpoint(std::vector<Change> changes, MapF
     auto compacted = co_await compact(changes, point);
     SNAP_CO_RETURN_IF_ERROR(compacted);
     if (*compacted) co_return Result<void>();
-    compact_above_ = 2 * map_.bytes();
+    // Once it must not be tried any more (drop_reserve_file) that stays so.
+    compact_above_ = std::max(compact_above_, 2 * map_.bytes());
   }
   auto appended = co_await map_.append(changes, point);
   SNAP_CO_RETURN_IF_ERROR(appended);
@@ -255,9 +256,8 @@ Task<Result<void>> DeltaImpl::prepare_grow(std::uint64_t from, std::uint64_t to)
   auto written = co_await write_all(*data_, zeros, ByteOffset(from));
   SNAP_CO_RETURN_IF_ERROR(written);
   // Rule Resize: bytes that become addressable are zero before they are.
-  auto synced = co_await data_sync(*data_);
-  if (!synced) co_return fail(synced.error());
-  co_return Result<void>();
+  auto synced = co_await sync_data(next_sync());
+  co_return synced;
 }
 
 Task<Result<void>> DeltaImpl::resize(std::uint64_t new_size) {

@@ -221,6 +221,27 @@ Task<void> fail_first_journal_sync(SimDisk* disk) {
   CHECK(!closed);
 }
 
+/// The same when the journal has a header already: it was closed once.
+Task<void> fail_journal_sync_again(SimDisk* disk) {
+  PatternSource below;
+  const std::vector<std::byte> block(kBlockSize, std::byte{1});
+  Delta::CreateOptions options{test_uuid(3), kSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  must(co_await delta->write(ByteOffset(kBlockSize), block, below, Durability::kDurable));
+  must(co_await delta->close());
+  delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
+  disk->inject({SimOpKind::kDataSync, 1, EIO, 0});
+  auto written = co_await delta->write(ByteOffset(0), block, below, Durability::kDurable);
+  CHECK(!written);
+  auto closed = co_await delta->close();
+  CHECK(!closed);
+  delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
+  must(co_await delta->write(ByteOffset(0), block, below, Durability::kDurable));
+  disk->freeze_after(0);
+  closed = co_await delta->close();
+  CHECK(!closed);
+}
+
 Task<void> read_first_block(SimDisk* disk, std::vector<std::byte>* out) {
   auto delta = must(co_await Delta::open(disk->root(), Delta::Mode::kReadWrite));
   must(co_await delta->read(ByteOffset(0), *out));
@@ -231,7 +252,7 @@ Task<void> read_first_block(SimDisk* disk, std::vector<std::byte>* out) {
 TEST_CASE("a journal whose areas were never stored is not written to as if they were") {
   SimDisk disk;
   SimLoop loop(1);
-  loop.run(fail_first_journal_sync(&disk));
+  loop.run(GENERATE(true, false) ? fail_first_journal_sync(&disk) : fail_journal_sync_again(&disk));
   disk.crash_all_lost();
   std::vector<std::byte> block(kBlockSize);
   loop.run(read_first_block(&disk, &block));
@@ -285,18 +306,21 @@ Task<void> settle() {
     co_await yield_now();
 }
 
+void hold_first_data_sync(const std::shared_ptr<FaultPlan>& plan) {
+  plan->decide = [held = false](const FaultEvent& event) mutable {
+    const bool first = event.kind == FaultEvent::Kind::kSync && event.name == "data" && !held;
+    held = held || first;
+    return first ? FaultAction::hold() : FaultAction::pass();
+  };
+}
+
 Task<void> commit_beside_slow_sync(SimDisk* disk) {
   auto plan = std::make_shared<FaultPlan>();
   co_await create_small(disk);
   auto delta = must(co_await Delta::open(std::make_unique<FaultDirectory>(disk->root(), plan),
                                          Delta::Mode::kReadWrite));
   plan->seen.clear();
-  bool held = false;
-  plan->decide = [&held](const FaultEvent& event) {
-    const bool first = event.kind == FaultEvent::Kind::kSync && event.name == "data" && !held;
-    held = held || first;
-    return first ? FaultAction::hold() : FaultAction::pass();
-  };
+  hold_first_data_sync(plan);
   // One area is full, and the sync before its checkpoint in the background takes its time; then
   // the other area is full as well, and a commit needs the first.
   bool answered = true;
@@ -305,7 +329,7 @@ Task<void> commit_beside_slow_sync(SimDisk* disk) {
     EventLoop::current()->spawn(write_durably(delta.get(), block, &answered));
     co_await settle();
   }
-  REQUIRE(held);
+  REQUIRE(plan->held.size() == 1);
   CHECK(plan->count(FaultEvent::Kind::kWrite, "map") == 0);
   plan->release();
   co_await settle();
@@ -313,7 +337,42 @@ Task<void> commit_beside_slow_sync(SimDisk* disk) {
   CHECK(plan->count(FaultEvent::Kind::kWrite, "map") != 0);
   must(co_await delta->close());
 }
+
+Task<void> grow(Delta* delta) {
+  must(co_await delta->resize(kSize));
+}
+/// The volume ends inside a block that has data; a checkpoint's sync of the data is held back.
+Task<void> grow_beside_slow_sync(SimDisk* disk) {
+  PatternSource below;
+  auto plan = std::make_shared<FaultPlan>();
+  std::unique_ptr<Directory> dir = std::make_unique<FaultDirectory>(disk->root(), plan);
+  auto delta = must(co_await Delta::open(std::move(dir), Delta::Mode::kReadWrite));
+  const std::vector<std::byte> block(kBlockSize, std::byte{7});
+  must(co_await delta->write(ByteOffset(kSize - kBlockSize), block, below, Durability::kDurable));
+  must(co_await delta->resize(kSize - kBlockSize / 2));
+  plan->seen.clear();
+  hold_first_data_sync(plan);
+  for (unsigned i = 0; i < 30 && plan->held.empty(); ++i) {
+    must(co_await delta->write(ByteOffset(i * kBlockSize), block, below, Durability::kDurable));
+    co_await settle();
+  }
+  REQUIRE(plan->held.size() == 1);
+  EventLoop::current()->spawn(grow(delta.get()));
+  co_await settle();
+  CHECK(plan->count(FaultEvent::Kind::kSync, "data") == 1);
+  plan->release();
+  co_await settle();
+  must(co_await delta->close());
+  CHECK(delta->size() == kSize);
+}
 }  // namespace
+
+TEST_CASE("syncs of the data file are made one at a time, that of a growing volume too") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(create_small(&disk));
+  loop.run(grow_beside_slow_sync(&disk));
+}
 
 TEST_CASE("no segment covers an area whose blocks are not stable in the data file yet") {
   SimDisk disk;

@@ -288,6 +288,13 @@ Task<Result<JournalTail>> Journal::scan(std::uint64_t through, std::uint64_t vol
                                              ", header at 0: damaged, and records follow; "
                                              "restore the volume from a backup");
   }
+  if (found->empty()) {
+    // Nothing says that areas are stable which look as if they were there: who wrote their zeros
+    // may have failed at the sync. They are written anew, as short as at first.
+    has_areas_ = false;
+    has_header_ = has_header_ && area_length_ == kJournalAreaInitial;
+    area_length_ = kJournalAreaInitial;
+  }
   // The areas are stable, zeros in their whole length, before the first record is written.
   if (!found->empty() && stat->size < area_begin(2)) {
     co_return Error(ErrorCode::kCorrupt,
