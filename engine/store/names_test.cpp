@@ -61,10 +61,10 @@ Task<Result<void>> prune(Store* store, int later) {
   co_return Result<void>();
 }
 
-Task<std::vector<Result<void>>> rename_and_prune(Store* store, int later) {
+Task<std::vector<Result<void>>> beside(Task<Result<void>> one, Task<Result<void>> other) {
   std::vector<Task<Result<void>>> both;
-  both.push_back(rename(store, 0));
-  both.push_back(prune(store, later));
+  both.push_back(std::move(one));
+  both.push_back(std::move(other));
   auto results = co_await gather(std::move(both));
   co_return results;
 }
@@ -78,8 +78,9 @@ TEST_CASE("a volume that is renamed beside a sweep loses nothing") {
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     INFO("seed " << seed);
     Sim sim(first.disk->clone(), seed);
+    Store* store = sim.store.get();
     const auto results =
-        sim.loop.run(rename_and_prune(sim.store.get(), static_cast<int>(seed % 25)));
+        sim.loop.run(beside(rename(store, 0), prune(store, static_cast<int>(seed % 25))));
     must(results[0]);
     must(results[1]);
     CHECK(must(sim.loop.run(read_at_rest(*sim.store, "a"))) == content);
@@ -114,14 +115,6 @@ Task<Result<void>> sweep_slowly(Store* store, bool* unchanged) {
   co_return Result<void>();
 }
 
-Task<std::vector<Result<void>>> change_beside_sweep(Store* store, Change change, bool* unchanged) {
-  std::vector<Task<Result<void>>> both;
-  both.push_back(sweep_slowly(store, unchanged));
-  both.push_back(change(store));
-  auto results = co_await gather(std::move(both));
-  co_return results;
-}
-
 }  // namespace
 
 TEST_CASE("what takes a name away waits for a sweep, and a sweep for its being durable") {
@@ -129,8 +122,9 @@ TEST_CASE("what takes a name away waits for a sweep, and a sweep for its being d
   Bytes content;
   Sim sim(std::make_unique<SimDisk>(5), 5);
   sim.loop.run(prepare(sim.store.get(), &content));
+  Store* store = sim.store.get();
   bool unchanged = false;
-  for (auto& result : sim.loop.run(change_beside_sweep(sim.store.get(), change, &unchanged)))
+  for (auto& result : sim.loop.run(beside(sweep_slowly(store, &unchanged), change(store))))
     must(result);
   CHECK(unchanged);
   auto volume = sim.loop.run(sim.store->impl().volumes.read("v"));
@@ -318,16 +312,6 @@ Task<Result<void>> back_up(Store* source, SimDisk* disk, BackupOptions how) {
   co_return Result<void>();
 }
 
-Task<std::vector<Result<void>>> back_up_and_rename(Store* store, SimDisk* disk, int later) {
-  BackupOptions how;
-  how.remove = true;
-  std::vector<Task<Result<void>>> both;
-  both.push_back(back_up(store, disk, how));
-  both.push_back(rename(store, later));
-  auto results = co_await gather(std::move(both));
-  co_return results;
-}
-
 /// The volumes in a backup, and what they hold.
 Task<std::map<std::string, Bytes>> contents_of(SimDisk* disk) {
   auto root = disk->root();
@@ -355,7 +339,11 @@ TEST_CASE("a backup of a volume that is renamed meanwhile has all of it, or says
     INFO("renamed after " << later << " operations, backup " << (again ? "again" : "first"));
     Sim sim(first.disk->clone(), static_cast<std::uint64_t>(later));
     const auto target = copy.clone();
-    const auto results = sim.loop.run(back_up_and_rename(sim.store.get(), target.get(), later));
+    Store* store = sim.store.get();
+    BackupOptions how;
+    how.remove = true;
+    const auto results =
+        sim.loop.run(beside(back_up(store, target.get(), how), rename(store, later)));
     must(results[1]);
     if (!results[0] && !again) continue;
     const auto found = sim.loop.run(contents_of(target.get()));
