@@ -124,6 +124,9 @@ def test_a_stuck_server_is_given_up(snap):
     device = snap.attach("v", "--timeout", "2", "--dead-timeout", "2")
     pid = snap.server_of(device)["pid"]
     os.kill(pid, signal.SIGSTOP)
+    # Each of its threads stops when it is scheduled next: one may still answer.
+    wait_for(lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T"
+                         for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/stat")), "the server stops")
     begin = time.monotonic()
     with pytest.raises(OSError):
         with open(device, "rb", buffering=0) as f:
