@@ -324,8 +324,6 @@ Task<Result<void>> DeltaImpl::close() {
 
 /// Rule Live: the live map goes, and a note takes its place if no sync has failed.
 Task<void> DeltaImpl::end_live() {
-  // Else check_writeback() could be told of a lost write between the look and the note.
-  auto held = co_await data_sync_lock_.lock();
   closed_.store(true);
   if (blocks_->live() != nullptr) LiveMap::remove(blocks_->live()->place());
   if (failure() || map_.point().sealed) co_return;

@@ -121,8 +121,8 @@ class Delta {
   virtual Task<Result<void>> flush_data() = 0;
 
   /// Looks whether the kernel could not write data back that no sync has asked for yet, which ends
-  /// writes as a failed sync does (failure()). Cheap: for a call every second.
-  virtual Task<void> check_writeback() = 0;
+  /// writes as a failed sync does (failure()). Cheap, and waits for nothing.
+  virtual void check_writeback() = 0;
 
   // ---- Space
 

@@ -136,11 +136,11 @@ Task<void> lost_write(SimDisk* disk) {
       new_block(kBlockSize, std::byte{2});
   must(co_await delta->write(ByteOffset(0), old_block, below, Durability::kCached));
   must(co_await delta->flush_data());
-  co_await delta->check_writeback();
+  delta->check_writeback();
   CHECK(!delta->failure());
   must(co_await delta->write(ByteOffset(0), new_block, below, Durability::kDurable));
   disk->inject({SimOpKind::kLostWrite, 1, EIO, 0});
-  co_await delta->check_writeback();
+  delta->check_writeback();
   REQUIRE(delta->failure());
   CHECK(delta->failure()->code() == ErrorCode::kIo);
   CHECK(delta->failure()->message().find("data") != std::string::npos);
@@ -158,6 +158,34 @@ Task<void> lost_write(SimDisk* disk) {
   must(co_await delta->read(ByteOffset(0), out));
   CHECK(out == new_block);
   must(co_await delta->close());
+}
+}  // namespace
+
+namespace {
+/// A write that the kernel could not write back, and whose page it gave up, before it is flushed.
+Task<void> lost_page(SimDisk* disk) {
+  PatternSource below;
+  Delta::CreateOptions options{test_uuid(3), kSize};
+  auto delta = must(co_await Delta::create(disk->root(), options));
+  const std::vector<std::byte> old_block(kBlockSize, std::byte{1}),
+      new_block(kBlockSize, std::byte{2});
+  must(co_await delta->write(ByteOffset(0), old_block, below, Durability::kCached));
+  must(co_await delta->flush_data());
+  must(co_await delta->write(ByteOffset(0), new_block, below, Durability::kCached));
+  auto root = disk->root();
+  auto kernel = must(co_await root->open("data", OpenFlags{}));
+  disk->inject({SimOpKind::kLostWrite, 1, EIO, 0});
+  CHECK_FALSE(kernel->check_writeback());
+  must(co_await kernel->drop_cache());
+  std::vector<std::byte> out(kBlockSize);
+  must(co_await delta->read(ByteOffset(0), out));
+  REQUIRE(out == old_block);
+  auto flushed = co_await delta->flush();
+  REQUIRE_FALSE(flushed);
+  CHECK(flushed.error().code() == ErrorCode::kIo);
+  CHECK(delta->failure());
+  auto closed = co_await delta->close();
+  CHECK_FALSE(closed);
 }
 }  // namespace
 
@@ -199,6 +227,12 @@ TEST_CASE("a write that the kernel lost before any sync ends writes as soon as i
   SimDisk disk;
   SimLoop loop(1);
   loop.run(lost_write(&disk));
+}
+
+TEST_CASE("a flush fails if the kernel lost a write of it, and gave it up") {
+  SimDisk disk;
+  SimLoop loop(1);
+  loop.run(lost_page(&disk));
 }
 
 namespace {

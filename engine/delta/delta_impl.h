@@ -55,7 +55,7 @@ class DeltaImpl final : public Delta {
   Task<Result<void>> trim(ByteOffset at, std::uint64_t length, Durability durability) override;
   Task<Result<void>> flush() override;
   Task<Result<void>> flush_data() override;
-  Task<void> check_writeback() override;
+  void check_writeback() override;
   Task<Result<void>> seal() override;
   Task<Result<void>> resize(std::uint64_t size) override;
   Task<Result<void>> close() override;
@@ -186,6 +186,7 @@ class DeltaImpl final : public Delta {
 
   std::unique_ptr<Directory> dir_;
   std::unique_ptr<File> data_;
+  std::unique_ptr<File> data_watch_;  ///< the same file: the kernel tells each File of a lost write
   std::unique_ptr<BlockMap> blocks_;
   MapFile map_;                       ///< under checkpoint_lock_
   std::unique_ptr<Journal> journal_;  ///< null: sealed

@@ -92,7 +92,6 @@ class FaultFile final : public File {
         break;
       case IoOpcode::kDataSync:
       case IoOpcode::kSync:
-      case IoOpcode::kLostWrite:
         event.kind = FaultEvent::Kind::kSync;
         break;
       case IoOpcode::kPunch:
@@ -165,6 +164,7 @@ class FaultFile final : public File {
     auto done = co_await inner_->drop_cache();
     co_return done;
   }
+  Result<void> check_writeback() override { return inner_->check_writeback(); }
   void advise_random() override { inner_->advise_random(); }
 
  private:

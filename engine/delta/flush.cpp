@@ -147,12 +147,10 @@ Task<Result<void>> DeltaImpl::sync_data(std::uint64_t number) {
   co_return Result<void>();
 }
 
-Task<void> DeltaImpl::check_writeback() {
-  if (journal_ == nullptr || failed_.load()) co_return;
-  // Rule Fault: what is told here no sync will be told of.
-  auto held = co_await data_sync_lock_.lock();
-  if (closed_.load()) co_return;
-  auto written = co_await snap::check_writeback(*data_);
+void DeltaImpl::check_writeback() {
+  if (data_watch_ == nullptr || closed_.load()) return;
+  // A File of its own, so that a sync is told, too.
+  auto written = data_watch_->check_writeback();
   if (!written) (void)fail(written.error());
 }
 
@@ -244,6 +242,9 @@ Task<Result<bool>> DeltaImpl::record_with_blocks(std::span<const Change> changes
   if (!place) co_return false;
   const bool gathered = co_await gather(changes, *place);
   if (!gathered) co_return false;
+  // Rule Fault: a block that the kernel could not write back, and gave up, was read as it had been.
+  check_writeback();
+  if (auto failed = failure()) co_return *failed;
   auto appended = co_await journal_->append_with_blocks(changes, next_sync());
   SNAP_CO_RETURN_IF_ERROR(appended);
   records_.fetch_add(1, std::memory_order_relaxed);

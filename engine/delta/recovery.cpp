@@ -209,6 +209,9 @@ Task<void> Delta::forget_live(Directory& dir, Uuid id, std::string live_folder) 
 }
 
 Task<Result<void>> DeltaImpl::go_live(std::string folder, std::optional<LiveMap::Token> noted) {
+  auto watch = co_await open_part(*dir_, kDataName, false);
+  SNAP_CO_RETURN_IF_ERROR(watch);
+  data_watch_ = std::move(*watch);
   if (!folder.empty()) {
     auto started = co_await start_live(std::move(folder), noted);
     if (started) co_return Result<void>();

@@ -27,8 +27,6 @@ const char* opcode_name(IoOpcode opcode) {
       return "allocate";
     case IoOpcode::kWriteback:
       return "begin writeback";
-    case IoOpcode::kLostWrite:
-      return "write back";
     case IoOpcode::kRecv:
       return "receive";
     case IoOpcode::kSendMsg:
@@ -44,8 +42,7 @@ const char* opcode_name(IoOpcode opcode) {
 std::string describe(const IoOp& op) {
   std::string what = opcode_name(op.opcode);
   if (op.file != nullptr) {
-    if (op.opcode != IoOpcode::kDataSync && op.opcode != IoOpcode::kSync &&
-        op.opcode != IoOpcode::kLostWrite) {
+    if (op.opcode != IoOpcode::kDataSync && op.opcode != IoOpcode::kSync) {
       if (op.length != 0) what += " " + std::to_string(op.length) + " bytes";
       what += " at " + std::to_string(op.offset);
     }

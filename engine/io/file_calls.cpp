@@ -64,7 +64,7 @@ std::int64_t read_or_write(const IoOp& op) noexcept {
 }  // namespace
 
 bool is_file_op(IoOpcode opcode) noexcept {
-  return opcode <= IoOpcode::kLostWrite;
+  return opcode <= IoOpcode::kWriteback;
 }
 
 std::int64_t run_file_op(const IoOp& op) noexcept {
@@ -92,10 +92,6 @@ std::int64_t run_file_op(const IoOp& op) noexcept {
       });
     case IoOpcode::kWriteback:
       return ::sync_file_range(op.fd, signed_offset(op), length, SYNC_FILE_RANGE_WRITE) == 0
-                 ? 0
-                 : -errno;
-    case IoOpcode::kLostWrite:
-      return ::sync_file_range(op.fd, kBeyondFiles, kBeyondLength, SYNC_FILE_RANGE_WAIT_BEFORE) == 0
                  ? 0
                  : -errno;
     default:

@@ -12,10 +12,6 @@ namespace snap {
 
 /// Linux moves at most this many bytes a call; a larger read or write is shortened.
 inline constexpr std::size_t kMaxIoBytes = 0x7ffff000;
-/// kLostWrite waits for the write-back of a page where no file has one, and so only hears of
-/// errors.
-inline constexpr std::int64_t kBeyondFiles = std::int64_t{1} << 62;
-inline constexpr unsigned kBeyondLength = 4096;
 
 /// read, write, sync, punch, allocate and writeback; the rest are for sockets.
 bool is_file_op(IoOpcode opcode) noexcept;

@@ -142,6 +142,14 @@ Task<Result<void>> RealFile::drop_cache() {
   co_return result_of(err, "drop the cached pages of " + path());
 }
 
+Result<void> RealFile::check_writeback() {
+  // This form waits for pages that are being written, and tells of all that were not. No file has a
+  // page there, so it has nothing to wait for.
+  constexpr off_t kBeyondFiles = off_t{1} << 62;
+  if (::sync_file_range(fd_.get(), kBeyondFiles, 1, SYNC_FILE_RANGE_WAIT_BEFORE) == 0) return {};
+  return Error::from_errno(errno, "write back " + path());
+}
+
 void RealFile::advise_random() {
   // A hint: a file system that does not take it reads ahead, which costs time and nothing else.
   (void)::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_RANDOM);

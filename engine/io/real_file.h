@@ -33,6 +33,7 @@ class RealFile final : public File {
   Task<Result<bool>> try_lock(bool exclusive) override;
   Task<Result<void>> unlock() override;
   Task<Result<void>> drop_cache() override;
+  Result<void> check_writeback() override;
   void advise_random() override;
   int native_handle() const noexcept override { return fd_.get(); }
 

@@ -65,8 +65,6 @@ SimOpKind kind_of(IoOpcode opcode) {
       return SimOpKind::kPunch;
     case IoOpcode::kAllocate:
       return SimOpKind::kAllocate;
-    case IoOpcode::kLostWrite:
-      return SimOpKind::kLostWrite;
     default:
       return SimOpKind::kWrite;
   }
@@ -309,29 +307,26 @@ std::optional<std::int64_t> SimDisk::step(IoOp& op) {
 }
 
 std::optional<std::int64_t> SimDisk::advance(IoOp& op, Flight& flight) {
-  const SimFile& file = static_cast<const SimFile&>(*op.file);
+  SimFile& file = static_cast<SimFile&>(*op.file);
   if (!alive(file.generation_)) return -EIO;
   const SimOpKind kind = kind_of(op.opcode);
   if (!flight.started) {
     flight.started = true;
     const bool moves = kind == SimOpKind::kRead || kind == SimOpKind::kWrite;
-    const bool syncs =
-        kind == SimOpKind::kSync || kind == SimOpKind::kDataSync || kind == SimOpKind::kLostWrite;
+    const bool syncs = kind == SimOpKind::kSync || kind == SimOpKind::kDataSync;
     if (kind != SimOpKind::kRead && !file.writable_ && !syncs) return -EBADF;
     if (moves && file.direct_ && !is_aligned(op)) return -EINVAL;
-    if (syncs && file.failures_told_ < failures_of(file.inode_).count) return lost(op, flight);
-    if (const int err = fault(kind, &flight.limit); err != 0) {
-      if (!syncs) return -err;
-      SyncFailures& failures = sync_failures_[file.inode_];
-      ++failures.count;
-      failures.error = err;
-      return lost(op, flight);
+    const int err = fault(kind, &flight.limit);
+    if (err != 0 && !syncs) return -err;
+    if (err != 0) lose(file.inode_, err);
+    if (const int lost = syncs ? failure_for(file) : 0; lost != 0) {
+      (void)simple(op, flight, true);
+      return -lost;
     }
     flight.limit = moves ? std::min(flight.limit, bytes_of(op)) : 0;
   }
   if (kind == SimOpKind::kRead) return read(op, flight);
   if (kind == SimOpKind::kWrite) return write(op, flight);
-  if (kind == SimOpKind::kLostWrite) return 0;  // nothing is lost but by injection
   return simple(op, flight, false);
 }
 
@@ -340,12 +335,32 @@ SimDisk::SyncFailures SimDisk::failures_of(InodeId file) const {
   return found == sync_failures_.end() ? SyncFailures{} : found->second;
 }
 
-std::int64_t SimDisk::lost(IoOp& op, const Flight& flight) {
-  SimFile& file = static_cast<SimFile&>(*op.file);
+void SimDisk::lose(InodeId file, int error) {
+  SyncFailures& failures = sync_failures_[file];
+  ++failures.count;
+  failures.error = error;
+}
+
+int SimDisk::failure_for(SimFile& file) {
   const SyncFailures failures = failures_of(file.inode_);
-  file.failures_told_ = failures.count;
-  (void)simple(op, flight, true);
-  return -failures.error;
+  return std::exchange(file.failures_told_, failures.count) < failures.count ? failures.error : 0;
+}
+
+int SimDisk::lost_write(SimFile& file) {
+  std::lock_guard guard(lock_);
+  if (!alive(file.generation_)) return EIO;
+  if (const int err = fault(SimOpKind::kLostWrite); err != 0) {
+    lose(file.inode_, err);
+    SimOp entry;
+    entry.kind = SimOpKind::kDataSync;
+    entry.file = file.inode_;
+    entry.path = file.path();
+    entry.operation = next_operation_++;
+    entry.began = state_.clock();
+    entry.failed = true;
+    (void)execute(std::move(entry));
+  }
+  return failure_for(file);
 }
 
 std::int64_t SimDisk::read(IoOp& op, Flight& flight) {
@@ -413,7 +428,6 @@ std::int64_t SimDisk::simple(IoOp& op, const Flight& flight, bool failed) {
   const SimFile& file = static_cast<const SimFile&>(*op.file);
   SimOp entry;
   entry.kind = kind_of(op.opcode);
-  if (entry.kind == SimOpKind::kLostWrite) entry.kind = SimOpKind::kDataSync;
   entry.file = file.inode_;
   entry.path = file.path();
   entry.offset = op.offset;

@@ -42,6 +42,8 @@
 
 namespace snap {
 
+class SimFile;
+
 /// The `nth` operation of `kind` from now on (1: the next) fails with `error`, or, where `error` is
 /// 0, moves at most `short_to` bytes (reads and writes).
 struct SimFault {
@@ -138,8 +140,12 @@ class SimDisk final : public SimDevice {
   std::int64_t read(IoOp& op, Flight& flight);
   std::optional<std::int64_t> write(IoOp& op, Flight& flight);
   std::int64_t simple(IoOp& op, const Flight& flight, bool failed);
-  /// A sync that fails: tells this handle of all that failed so far.
-  std::int64_t lost(IoOp& op, const Flight& flight);
+  /// A sync or a write-back that fails.
+  void lose(InodeId file, int error);
+  /// Tells this handle of those that it was not told of: the errno of the last, or 0.
+  int failure_for(SimFile& file);
+  /// For check_writeback(): the same.
+  int lost_write(SimFile& file);
 
   /// The errno of the fault that is due for this operation; 0 if there is none.
   int fault(SimOpKind kind, std::uint64_t* limit = nullptr);

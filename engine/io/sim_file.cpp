@@ -170,6 +170,12 @@ Task<Result<void>> SimFile::drop_cache() {
   co_return Result<void>();
 }
 
+Result<void> SimFile::check_writeback() {
+  if (const int err = disk_.lost_write(*this); err != 0)
+    return Error::from_errno(err, "write back " + path());
+  return {};
+}
+
 // ---- SimDirectory
 
 SimDirectory::SimDirectory(std::string path, SimDisk& disk, InodeId inode)

@@ -21,6 +21,7 @@ class SimFile final : public File {
   Task<Result<bool>> try_lock(bool exclusive) override;
   Task<Result<void>> unlock() override;
   Task<Result<void>> drop_cache() override;
+  Result<void> check_writeback() override;
   void advise_random() override {}
 
  private:

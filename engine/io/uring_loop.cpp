@@ -130,9 +130,6 @@ void fill(io_uring_sqe* sqe, IoOp& op) {
                                      static_cast<off_t>(op.offset), static_cast<off_t>(op.length));
     case IoOpcode::kWriteback:
       return io_uring_prep_sync_file_range(sqe, op.fd, n, op.offset, SYNC_FILE_RANGE_WRITE);
-    case IoOpcode::kLostWrite:
-      return io_uring_prep_sync_file_range(sqe, op.fd, kBeyondLength, kBeyondFiles,
-                                           SYNC_FILE_RANGE_WAIT_BEFORE);
     case IoOpcode::kRecv:
       return io_uring_prep_recv(sqe, op.fd, op.buffer, n, op.flags);
     case IoOpcode::kSendMsg:

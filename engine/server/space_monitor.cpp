@@ -83,7 +83,7 @@ Task<void> SpaceMonitor::look_at(OpenVolume& volume, Known& known) {
   const std::shared_ptr<Delta> delta = volume.volume().parts().delta;
   const std::string& name = volume.record().name;
   // A lost write is told of within a second or two, not at a sync of the data, which may be far.
-  co_await delta->check_writeback();
+  delta->check_writeback();
   const Delta::Stats stats = delta->stats();
   const std::string id = delta->id().str();
   if (known.delta != id) {

@@ -42,7 +42,6 @@ enum class IoOpcode : std::uint8_t {
   kPunch,      ///< fallocate(PUNCH_HOLE|KEEP_SIZE), length at offset
   kAllocate,   ///< fallocate(0 or KEEP_SIZE by `flags`), length at offset
   kWriteback,  ///< sync_file_range(SYNC_FILE_RANGE_WRITE), length at offset
-  kLostWrite,  ///< whether write-back has lost something: an error that a sync would give, or 0
   kRecv,       ///< recv into buffer/length
   kSendMsg,    ///< sendmsg of `message` with MSG_NOSIGNAL | flags; may send in part
   kAccept,     ///< accept4 with SOCK_CLOEXEC; the result is the new descriptor

@@ -77,6 +77,10 @@ class File {
   virtual Task<Result<void>> unlock() = 0;
   /// Asks the kernel to forget its clean cached pages (POSIX_FADV_DONTNEED).
   virtual Task<Result<void>> drop_cache() = 0;
+  /// Fails as the next sync of this File would if the kernel could not write something back since
+  /// it was opened or last told, and takes that failure from that sync. Other open Files of the
+  /// same file are told of it, too. Waits for nothing and makes nothing stable.
+  virtual Result<void> check_writeback() { return {}; }
   /// A hint that reads will be at random offsets: no readahead.
   virtual void advise_random() = 0;
   /// The descriptor, for what only a real file can do (sendfile, ioctl); -1 if there is none.
@@ -118,11 +122,6 @@ inline FileOp full_sync(File& f) {
 /// sync_file_range that wait, which would report a lost write in its place).
 inline FileOp start_writeback(File& f, ByteOffset at, std::uint64_t length) {
   return FileOp(f, IoOpcode::kWriteback, nullptr, length, at.value);
-}
-/// Fails as the next sync would if the kernel could not write something back since the last one,
-/// and takes that failure from it. Waits for nothing and makes nothing stable.
-inline FileOp check_writeback(File& f) {
-  return FileOp(f, IoOpcode::kLostWrite, nullptr, 0, 0);
 }
 /// Makes a hole: the range reads zero and takes no space; the size stays.
 inline FileOp punch_hole(File& f, ByteOffset at, std::uint64_t length) {

@@ -140,6 +140,9 @@ BUGS = {
         "  Result<FileLock> store_lock = FileLock();\n"),
     "a backup takes a volume that is not as it was frozen": (
         "engine/store/backup.cpp", "    if (!is_frozen(volume->record)) {", "    if (!is_frozen(volume->record) && false) {"),
+    "a small flush does not ask for writes that the kernel lost": (
+        FLUSH, "  check_writeback();\n  if (auto failed = failure()) co_return *failed;\n  auto appended",
+        "  auto appended"),
     "with a live map records are replayed over newer blocks": (
         RECOVERY, "if (!tail->blocks.empty() && !live) {", "if (!tail->blocks.empty()) {"),
 }
