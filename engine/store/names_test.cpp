@@ -255,6 +255,33 @@ TEST_CASE("a blob that is there already is stable when it has been put, whoever 
   }
 }
 
+TEST_CASE("a store stays one after a power cut, wherever the process that made it had died") {
+  bool whole = false;
+  for (std::uint64_t changes = 0; !whole; ++changes) {
+    INFO("dead after " << changes << " changes");
+    SimDisk disk(5);
+    {
+      SimLoop loop(changes);
+      disk.freeze_after(changes);
+      static_cast<void>(loop.run(Store::open(disk.root(), Store::OpenOptions{})));
+      whole = !disk.frozen();
+      disk.kill();
+    }
+    std::string name;
+    {
+      SimLoop loop(1);
+      auto store = must(loop.run(Store::open(disk.root(), Store::OpenOptions{})));
+      must(loop.run(create_it(store.get())));
+      loop.run(flush_and_die(store.get(), &disk, &name));
+    }
+    disk.crash_all_lost();
+    SimLoop loop(2);
+    const Store::OpenOptions there{.create = false};
+    auto store = must(loop.run(Store::open(disk.root(), there)));
+    CHECK(must(loop.run(read_at_rest(*store, name)))[0] == std::byte{0x5a});
+  }
+}
+
 TEST_CASE(
     "a sweep takes nothing that a power cut brings the name of back, wherever a command died") {
   const Change change = GENERATE(&rename_it, &remove_it, &remove_its_snapshot, &reset_it,

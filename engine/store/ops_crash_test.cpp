@@ -7,6 +7,7 @@
 #include <functional>
 #include <stdexcept>
 
+#include "engine/store/dump.h"
 #include "engine/store/ops_test_support.h"
 
 namespace snap {
@@ -404,6 +405,32 @@ TEST_CASE("a volume whose record is in doubt takes no writes that the other reco
     REQUIRE(found);
     CHECK((*found == present));
   }
+}
+
+namespace {
+
+/// Dumps v to "out.raw" in the root of the disk; what it holds after a power cut.
+Task<Bytes> dump_and_cut(Store& store, SimDisk& disk) {
+  auto root = disk.root();
+  auto out = must(co_await root->open("out.raw", {.write = true, .create = true}));
+  must(co_await root->sync());
+  const Holder nobody;
+  auto volume = must(co_await store.open_volume("v", nobody));
+  const Progress silent;
+  must(co_await dump_to_file(volume->volume(), *out, silent));
+  must(co_await volume->close());
+  disk.crash_all_lost();
+  const std::size_t limit = 2 * kTestSize;
+  auto found = co_await read_whole(*disk.root(), "out.raw", limit);
+  co_return must(std::move(found));
+}
+
+}  // namespace
+
+TEST_CASE("a dump to a file is there after a power cut") {
+  SimStore sim(prepared().disk->clone(), 8);
+  must(sim.open());
+  CHECK((sim.run(dump_and_cut(sim.store(), sim.disk())) == prepared().present));
 }
 
 }  // namespace snap
