@@ -1,6 +1,6 @@
-// A power cut at every change that import, snapshot, clone, commit, rollback and reset make to the
-// disk; and a full disk in every step. Afterwards all is as before or done, every content is the
-// right one, a commit works, and prune leaves nothing.
+// A power cut at every change that import, load, snapshot, clone, commit, rollback and reset make
+// to the disk; and a full disk in every step. Afterwards all is as before or done, every content is
+// the right one, a commit works, and prune leaves nothing.
 //
 // Each step runs on a copy of a prepared simulated disk that freezes after n changes; then the
 // power is cut in three ways: all that was pending is lost, is kept, or some of it, torn.
@@ -86,6 +86,27 @@ using Step = Task<Result<void>> (*)(Store&);
 Task<Result<void>> do_import(Store& store) {
   auto image = co_await import_bytes(store, "new:1", random_bytes(kTestSize, 9));
   if (!image) co_return image.error();
+  co_return Result<void>();
+}
+
+/// A file of `save` on a real disk with the image that do_import() makes.
+const std::string& saved_file() {
+  static const TempDir dir;
+  static const std::string path = [] {
+    std::string file = dir.path() + "/new.tar";
+    SimStore sim(std::make_unique<SimDisk>(5), 5);
+    must(sim.open());
+    must(sim.run(do_import(sim.store())));
+    must(sim.run(sim.store().save({"new:1"}, file, Progress{})));
+    return file;
+  }();
+  return path;
+}
+
+Task<Result<void>> do_load(Store& store) {
+  const Progress silent;
+  auto loaded = co_await store.load(saved_file(), silent, {});
+  SNAP_CO_RETURN_IF_ERROR(loaded);
   co_return Result<void>();
 }
 
@@ -180,6 +201,11 @@ std::vector<Expectation> expectations() {
   return {
       {"import",
        do_import,
+       {p.present},
+       [](SimStore& s) { return image_content(s, "new:1"); },
+       random_bytes(kTestSize, 9)},
+      {"load",
+       do_load,
        {p.present},
        [](SimStore& s) { return image_content(s, "new:1"); },
        random_bytes(kTestSize, 9)},
@@ -329,7 +355,8 @@ void fill_everywhere(const Expectation& expected) {
     check_after(sim, expected, done.has_value());
     whole = done.has_value();
   }
-  const bool bulky = expected.step == do_import || expected.step == do_commit;
+  const bool bulky =
+      expected.step == do_import || expected.step == do_load || expected.step == do_commit;
   CHECK(failures > (bulky ? 10 : 0));
 }
 
@@ -337,6 +364,9 @@ void fill_everywhere(const Expectation& expected) {
 
 TEST_CASE("a power cut after any change of an import leaves all as before or done") {
   cut_everywhere("import");
+}
+TEST_CASE("a power cut after any change of a load leaves all as before or done") {
+  cut_everywhere("load");
 }
 TEST_CASE("a power cut after any change of a snapshot leaves all as before or done") {
   cut_everywhere("snapshot");
@@ -404,6 +434,41 @@ TEST_CASE("a volume whose record is in doubt takes no writes that the other reco
     auto found = after.run(read_at_rest(after.store(), "v"));
     REQUIRE(found);
     CHECK((*found == present));
+  }
+}
+
+namespace {
+
+Task<Result<void>> create_another(Store& store) {
+  Store::CreateOptions options;
+  options.name = "w";
+  options.size = kChunkSize;
+  auto created = co_await store.create_volume(options);
+  SNAP_CO_RETURN_IF_ERROR(created);
+  co_return Result<void>();
+}
+
+}  // namespace
+
+TEST_CASE("a volume whose creation failed is not there after a power cut") {
+  bool created = false;
+  for (std::uint64_t nth = 1; !created; ++nth) {
+    INFO("sync " << nth << " of a folder fails");
+    SimStore sim(prepared().disk->clone(), 8);
+    must(sim.open());
+    sim.disk().inject({SimOpKind::kDirSync, nth, EIO, 0});
+    const auto made = sim.run(create_another(sim.store()));
+    created = made.has_value();
+    for (std::uint64_t seed = 0; seed < 12; ++seed) {
+      INFO("seed " << seed);
+      SimStore after(sim.disk().clone(), seed);
+      std::mt19937_64 random(seed);
+      after.disk().crash(random);
+      must(after.open());
+      CHECK(volume_content(after, "w").has_value() == created);
+      CHECK(volume_content(after, "v") == prepared().present);
+      check_clean(after);
+    }
   }
 }
 
