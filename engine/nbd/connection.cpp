@@ -384,10 +384,10 @@ Task<Result<void>> Connection::clear(const RequestHeader& h) {
   options.no_hole = (h.flags & kCmdNoHole) != 0;
   options.fast_only = (h.flags & kCmdFastZero) != 0;
   const bool whole_blocks = (h.offset.value | h.length) % kBlockSize == 0;
-  const std::uint64_t most = options.fast_only && !whole_blocks ? h.length : kClearPiece;
+  const bool whole = options.fast_only && !whole_blocks;
   ByteOffset at = h.offset;
   for (std::uint64_t left = h.length; left != 0;) {
-    const std::uint64_t piece = std::min(left, most - at.value % most);
+    const std::uint64_t piece = whole ? left : std::min(left, kClearPiece - at.value % kClearPiece);
     auto clearing = trim ? session_.device->trim(at, piece, {.fua = fua})
                          : session_.device->write_zeroes(at, piece, options);
     auto done = co_await std::move(clearing);

@@ -16,10 +16,9 @@ std::span<iovec> ReplyQueue::gather() noexcept {
   std::size_t count = 0;
   std::size_t piece = pieces_sent_;
   for (const Request* r = first_; r != nullptr; r = r->next, piece = 0) {
-    for (; piece < r->pieces.size(); ++piece) {
-      if (count == gathered_.size()) return gathered_;
+    for (; piece < r->pieces.size() && count < gathered_.size(); ++piece)
       gathered_[count++] = r->pieces[piece];
-    }
+    if (count == gathered_.size()) break;
   }
   if (count != 0 && piece_offset_ != 0) {
     gathered_[0].iov_base = static_cast<std::byte*>(gathered_[0].iov_base) + piece_offset_;

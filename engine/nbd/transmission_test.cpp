@@ -272,6 +272,12 @@ TEST_CASE_METHOD(
   wire.request(Command::kWriteZeroes, 1, 100, 100, kCmdFastZero);
   CHECK(wire.chunk().error == WireError::kNotSup);
   CHECK(read_all(wire, 0, 4096).data() == pattern(4096, 1));  // unchanged
+  // An offset that its own length does not divide, with a whole block in front.
+  wire.request(Command::kWrite, 1, 8192, 6144, 0, pattern(6144, 2));
+  CHECK(wire.chunk().error == WireError::kNone);
+  wire.request(Command::kWriteZeroes, 1, 8192, 6144, kCmdFastZero);
+  CHECK(wire.chunk().error == WireError::kNotSup);
+  CHECK(read_all(wire, 8192, 6144).data() == pattern(6144, 2));
   wire.request(Command::kWriteZeroes, 1, 0, 4096, kCmdFastZero);
   CHECK(wire.chunk().error == WireError::kNone);
   CHECK(read_all(wire, 0, 4096).data() == Bytes(4096));

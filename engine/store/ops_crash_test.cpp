@@ -459,7 +459,7 @@ TEST_CASE("a volume whose creation failed is not there after a power cut") {
     sim.disk().inject({SimOpKind::kDirSync, nth, EIO, 0});
     const auto made = sim.run(create_another(sim.store()));
     created = made.has_value();
-    for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    for (std::uint64_t seed = 0; seed < 64; ++seed) {
       INFO("seed " << seed);
       SimStore after(sim.disk().clone(), seed);
       std::mt19937_64 random(seed);
