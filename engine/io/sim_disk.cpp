@@ -290,6 +290,16 @@ bool SimDisk::has_space(InodeId file, std::uint64_t at, std::uint64_t length) co
 
 // ---- Operations in flight
 
+Task<void> SimDisk::take_turns() {
+  unsigned turns = 1;
+  {
+    std::lock_guard guard(lock_);
+    if (random_() % 4 == 0) turns += static_cast<unsigned>(random_() % 8);
+  }
+  for (; turns != 0; --turns)
+    co_await yield_now();
+}
+
 void SimDisk::begin(IoOp& op) {
   std::lock_guard guard(lock_);
   Flight flight;

@@ -12,7 +12,7 @@
 //   does not cover its name. At a cut each directory keeps some first part of its changes. A rename
 //   between two directories is atomic: in both or in neither.
 // - A large write becomes visible in pieces; a read beside it sees some of them.
-// - Operations in flight complete in any order (SimLoop's seed).
+// - Operations in flight complete in any order (SimLoop's seed), those on names in almost any.
 // - A sync that fails makes the kernel forget: what it covered stays visible, no later sync stores
 //   it, and drop_cache() shows what the disk has (as Linux does). A lost write-back (kLostWrite) is
 //   the same, told by check_writeback(). Every other handle that was open then hears of it, too, at
@@ -135,6 +135,9 @@ class SimDisk final : public SimDevice {
   SyncFailures failures_of(InodeId file) const;
 
   void freeze();
+  /// Lets others run before an operation that is done at once, sometimes for longer: who comes later
+  /// may be faster.
+  Task<void> take_turns();
   void begin(IoOp& op);
   std::optional<std::int64_t> advance(IoOp& op, Flight& flight);
   std::int64_t read(IoOp& op, Flight& flight);

@@ -84,7 +84,7 @@ std::optional<Result<std::size_t>> SimFile::write_now(std::span<const std::byte>
 }
 
 Task<Result<FileStat>> SimFile::stat() {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_)) co_return Error::from_errno(EIO, "stat " + path());
   co_return stat_of(*disk_.state_.find(inode_));
@@ -109,12 +109,12 @@ Result<void> SimFile::change(SimOpKind kind, std::uint64_t size, unsigned mode, 
 }
 
 Task<Result<void>> SimFile::truncate(std::uint64_t size) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   co_return change(SimOpKind::kTruncate, size, 0, "set the size of ");
 }
 
 Task<Result<void>> SimFile::set_mode(unsigned mode) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   co_return change(SimOpKind::kSetMode, 0, mode, "set the mode of ");
 }
 
@@ -131,14 +131,14 @@ std::optional<File::Extent> SimFile::find_data(std::uint64_t from) const {
 }
 
 Task<Result<std::optional<File::Extent>>> SimFile::next_data(std::uint64_t from) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_)) co_return Error::from_errno(EIO, "look for data in " + path());
   co_return find_data(from);
 }
 
 Task<Result<bool>> SimFile::try_lock(bool exclusive) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_)) co_return Error::from_errno(EIO, "lock " + path());
   SimDisk::Locks& locks = disk_.locks_[inode_];
@@ -152,7 +152,7 @@ Task<Result<bool>> SimFile::try_lock(bool exclusive) {
 }
 
 Task<Result<void>> SimFile::unlock() {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_)) co_return Error::from_errno(EIO, "unlock " + path());
   SimDisk::Locks& locks = disk_.locks_[inode_];
@@ -162,7 +162,7 @@ Task<Result<void>> SimFile::unlock() {
 }
 
 Task<Result<void>> SimFile::drop_cache() {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_))
     co_return Error::from_errno(EIO, "drop the cached pages of " + path());
@@ -220,7 +220,7 @@ std::int64_t SimDirectory::open_inode(const std::string& name, const OpenFlags& 
 Task<Result<std::unique_ptr<File>>> SimDirectory::open(std::string name, OpenFlags flags) {
   auto named = check_file_name(name);
   if (!named) co_return named.error();
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   const std::int64_t inode = open_inode(name, flags);
   if (inode < 0) {
@@ -234,7 +234,7 @@ Task<Result<std::unique_ptr<File>>> SimDirectory::open(std::string name, OpenFla
 Task<Result<std::unique_ptr<Directory>>> SimDirectory::open_dir(std::string name) {
   auto named = check_file_name(name);
   if (!named) co_return named.error();
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   int err = disk_.alive(generation_) ? 0 : EIO;
   const InodeId inode = disk_.state_.lookup(inode_, name);
@@ -247,7 +247,7 @@ Task<Result<std::unique_ptr<Directory>>> SimDirectory::open_dir(std::string name
 Task<Result<FileStat>> SimDirectory::stat(std::string name) {
   auto named = check_file_name(name);
   if (!named) co_return named.error();
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   const InodeId inode = disk_.state_.lookup(inode_, name);
   if (!disk_.alive(generation_)) co_return Error::from_errno(EIO, "stat " + path_of(name));
@@ -256,7 +256,7 @@ Task<Result<FileStat>> SimDirectory::stat(std::string name) {
 }
 
 Task<Result<std::vector<DirEntry>>> SimDirectory::list() {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_)) co_return Error::from_errno(EIO, "list directory " + path());
   std::vector<DirEntry> entries;
@@ -287,7 +287,7 @@ Result<void> SimDirectory::change(SimOp op, const std::string& what) {
 }
 
 Task<Result<void>> SimDirectory::make_dir(std::string name, unsigned mode) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   SimOp op;
   op.kind = SimOpKind::kMakeDir;
   op.name = name;
@@ -299,7 +299,7 @@ Task<Result<void>> SimDirectory::rename(std::string from, Directory& target, std
                                         bool no_replace) {
   auto named = check_file_name(to);
   if (!named) co_return named.error();
-  co_await yield_now();
+  co_await disk_.take_turns();
   auto* other = dynamic_cast<SimDirectory*>(&target);
   if (other == nullptr || &other->disk_ != &disk_) {
     co_return Error(ErrorCode::kInvalidArgument,
@@ -315,7 +315,7 @@ Task<Result<void>> SimDirectory::rename(std::string from, Directory& target, std
 }
 
 Task<Result<void>> SimDirectory::unlink(std::string name) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   SimOp op;
   op.kind = SimOpKind::kUnlink;
   op.name = name;
@@ -323,7 +323,7 @@ Task<Result<void>> SimDirectory::unlink(std::string name) {
 }
 
 Task<Result<void>> SimDirectory::remove_dir(std::string name) {
-  co_await yield_now();
+  co_await disk_.take_turns();
   SimOp op;
   op.kind = SimOpKind::kRemoveDir;
   op.name = name;
@@ -331,14 +331,14 @@ Task<Result<void>> SimDirectory::remove_dir(std::string name) {
 }
 
 Task<Result<void>> SimDirectory::sync() {
-  co_await yield_now();
+  co_await disk_.take_turns();
   SimOp op;
   op.kind = SimOpKind::kDirSync;
   co_return change(std::move(op), "sync directory " + path());
 }
 
 Task<Result<Directory::Space>> SimDirectory::space() {
-  co_await yield_now();
+  co_await disk_.take_turns();
   std::lock_guard guard(disk_.lock_);
   if (!disk_.alive(generation_))
     co_return Error::from_errno(EIO, "ask for the free space of " + path());

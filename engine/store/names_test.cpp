@@ -89,6 +89,39 @@ TEST_CASE("a volume that is renamed beside a sweep loses nothing") {
 
 namespace {
 
+Task<Result<void>> create(Store* store, std::uint64_t size, int later) {
+  co_await wait_for(store, later);
+  Store::CreateOptions options;
+  options.name = "new";
+  options.size = size;
+  auto done = co_await store->create_volume(options);
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return Result<void>();
+}
+
+}  // namespace
+
+TEST_CASE("of two creations of one name, one says that it is taken") {
+  Bytes content;
+  Sim first(std::make_unique<SimDisk>(5), 5);
+  first.loop.run(prepare(first.store.get(), &content));
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    INFO("seed " << seed);
+    Sim sim(first.disk->clone(), seed);
+    auto other = must(sim.loop.run(Store::open(sim.disk->root(), Store::OpenOptions{})));
+    const auto results =
+        sim.loop.run(beside(create(sim.store.get(), kChunkSize, static_cast<int>(seed % 20)),
+                            create(other.get(), 2 * kChunkSize, static_cast<int>(seed * 7 % 23))));
+    REQUIRE(results[0].has_value() != results[1].has_value());
+    CHECK(results[results[0] ? 1 : 0].error().code() == ErrorCode::kExists);
+    const auto volume = must(sim.loop.run(sim.store->volume("new")));
+    CHECK(volume.record.size == (results[0] ? 1 : 2) * kChunkSize);
+    must(sim.loop.run(read_at_rest(*sim.store, "new")));
+  }
+}
+
+namespace {
+
 using Change = Task<Result<void>> (*)(Store* store);
 
 Task<Result<void>> rename_it(Store* store) {
@@ -282,6 +315,32 @@ TEST_CASE("a store stays one after a power cut, wherever the process that made i
   }
 }
 
+namespace {
+
+/// As the kernel may do at any time.
+Task<void> sync_folders(SimDisk* disk, std::vector<std::string> folders) {
+  auto root = disk->root();
+  for (const std::string& path : folders) {
+    const std::size_t slash = path.find('/');
+    auto folder = must(co_await root->open_dir(path.substr(0, slash)));
+    if (slash != std::string::npos)
+      folder = must(co_await folder->open_dir(path.substr(slash + 1)));
+    must(co_await folder->sync());
+  }
+}
+
+void check_undamaged(std::unique_ptr<SimDisk> disk) {
+  Sim after(std::move(disk), 1);
+  const CheckOptions all{.data = true};
+  const auto checked = must(after.loop.run(check_store(*after.store, all, Progress{})));
+  for (const Finding& finding : checked.findings) {
+    INFO(finding.object << ": " << finding.what);
+    CHECK(finding.kind != Finding::Kind::kDamage);
+  }
+}
+
+}  // namespace
+
 TEST_CASE(
     "a sweep takes nothing that a power cut brings the name of back, wherever a command died") {
   const Change change = GENERATE(&rename_it, &remove_it, &remove_its_snapshot, &reset_it,
@@ -303,14 +362,13 @@ TEST_CASE(
       auto cut = disk->clone();
       std::mt19937_64 random(seed);
       cut->crash(random);
-      Sim after(std::move(cut), 1);
-      const CheckOptions all{.data = true};
-      const auto checked = must(after.loop.run(check_store(*after.store, all, Progress{})));
-      for (const Finding& finding : checked.findings) {
-        INFO(finding.object << ": " << finding.what);
-        CHECK(finding.kind != Finding::Kind::kDamage);
-      }
+      check_undamaged(std::move(cut));
     }
+    INFO("dead after " << changes << " changes; what was removed is gone for good, and no more");
+    SimLoop loop(1);
+    loop.run(sync_folders(disk.get(), {"deltas", "blobs/sha256"}));
+    disk->crash_all_lost();
+    check_undamaged(disk->clone());
   }
 }
 

@@ -450,22 +450,27 @@ Task<Result<void>> create_another(Store& store) {
 
 }  // namespace
 
-TEST_CASE("a volume whose creation failed is not there after a power cut") {
+TEST_CASE(
+    "a volume whose creation failed is not there after a power cut, or whole if that is said") {
+  const std::uint64_t failures = GENERATE(1, 2);
   bool created = false;
   for (std::uint64_t nth = 1; !created; ++nth) {
-    INFO("sync " << nth << " of a folder fails");
+    INFO(failures << " syncs of folders fail, from number " << nth);
     SimStore sim(prepared().disk->clone(), 8);
     must(sim.open());
-    sim.disk().inject({SimOpKind::kDirSync, nth, EIO, 0});
+    for (std::uint64_t i = 0; i < failures; ++i)
+      sim.disk().inject({SimOpKind::kDirSync, nth + i, EIO, 0});
     const auto made = sim.run(create_another(sim.store()));
     created = made.has_value();
+    const bool certain = created || made.error().message().find("not certain") == std::string::npos;
     for (std::uint64_t seed = 0; seed < 64; ++seed) {
       INFO("seed " << seed);
       SimStore after(sim.disk().clone(), seed);
       std::mt19937_64 random(seed);
       after.disk().crash(random);
       must(after.open());
-      CHECK(volume_content(after, "w").has_value() == created);
+      const auto found = volume_content(after, "w");
+      if (certain) CHECK(found.has_value() == created);
       CHECK(volume_content(after, "v") == prepared().present);
       check_clean(after);
     }

@@ -85,8 +85,11 @@ Task<Result<VolumeRecord>> create_locked(Store::Impl& store, Store::CreateOption
   if (closed) published = co_await store.volumes.replace(lock, volume);
   if (published) co_return volume.record;
   delta->reset();
-  auto removed = co_await store.volumes.remove_delta(volume.record.delta);
-  (void)removed;  // no record names it: prune removes what stays
+  // Unless it is not certain that no record names it: then prune finds out.
+  if (!volume.read_only) {
+    auto removed = co_await store.volumes.remove_delta(volume.record.delta);
+    (void)removed;  // prune removes what stays
+  }
   co_return published.error();
 }
 

@@ -189,11 +189,16 @@ Task<Result<VolumeLock>> VolumeStore::lock_new(std::string name, Holder holder) 
     if (lock.error().code() == ErrorCode::kBusy) co_return exists;
     co_return lock.error();
   }
-  if (fresh) co_return std::move(*lock);
+  // Another process may have been faster to lock a folder that was made here, and be done.
   auto there = co_await lock->dir().stat(kRecordName);
   if (there) co_return exists;
   if (there.error().code() != ErrorCode::kNotFound) co_return there.error();
+  if (fresh) co_return std::move(*lock);
   co_await remove_temporaries(lock->dir());
+  // docs/durability.md, Publish: who removed a record here may have died before that was stable. It
+  // must not come back once its folder is gone, where no one finds it.
+  auto settled = co_await lock->dir().sync();
+  if (!settled) co_return settled.error();
   co_return std::move(*lock);
 }
 

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 
 import nbd
 import pytest
@@ -134,6 +135,23 @@ def test_export_that_cannot_says_why(base, tmp_path):
         base("create", "two", "--size", "1M")
         base.fails("export", "two", "--socket", tmp_path / "a.sock", code=5, says="a.sock")
         base.fails("export", "web", "--socket", tmp_path / "b.sock", code=5, says=str(server.process.pid))
+
+
+def test_large_reads_of_a_disk_that_is_data_and_holes_by_turns(snap):
+    # Two replies of a thousand chunks and more, which no send takes at once.
+    content = b"".join(noise(64 * KIB, n) if n % 2 == 0 else bytes(64 * KIB) for n in range(1024))
+    half = len(content) // 2
+    snap("create", "web", "--size", "64M")
+    snap.write("web", {n * 64 * KIB: noise(64 * KIB, n) for n in range(0, 1024, 2)})
+    with snap.export("web") as server, Client(server.uri) as h:
+        for _ in range(3):
+            reads = [(nbd.Buffer(half), at) for at in (0, half)]
+            cookies = [h.aio_pread(buffer, at) for buffer, at in reads]
+            time.sleep(0.2)  # until the replies wait for who reads them
+            for cookie in cookies:
+                while not h.aio_command_completed(cookie):
+                    h.poll(-1)
+            assert all(buffer.to_bytearray() == content[at:at + half] for buffer, at in reads)
 
 
 def test_trim_gives_space_back(base):
