@@ -135,8 +135,8 @@ class SimDisk final : public SimDevice {
   SyncFailures failures_of(InodeId file) const;
 
   void freeze();
-  /// Lets others run before an operation that is done at once, sometimes for longer: who comes later
-  /// may be faster.
+  /// Lets others run before an operation that is done at once, sometimes for longer: who comes
+  /// later may be faster.
   Task<void> take_turns();
   void begin(IoOp& op);
   std::optional<std::int64_t> advance(IoOp& op, Flight& flight);

@@ -28,7 +28,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// Random workloads in a full run, which must reach kWantedStates.
-constexpr std::uint64_t kRandomWorkloads = 64;
+constexpr std::uint64_t kRandomWorkloads = 72;
 constexpr std::size_t kWantedStates = 100'000;
 
 struct Options {
