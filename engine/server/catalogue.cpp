@@ -29,7 +29,10 @@ Result<ServedItem> served_snapshot(ServeItem item, const VolumeRecord& record) {
     out.name = export_name_of(item);
     out.description = "snapshot " + item.snapshot + " of volume " + record.name;
     out.size = snapshot.size;
+    // One that was removed and taken anew may have the same second, too, but not the same layers.
     out.identity = "snapshot " + record.id + " " + item.snapshot + " " + snapshot.created;
+    if (!snapshot.sealed.empty()) out.identity += " " + snapshot.sealed.front().delta;
+    if (snapshot.manifest) out.identity += " " + snapshot.manifest->hex();
     out.content = out.identity;
     out.item = std::move(item);
     out.item.name = record.name;

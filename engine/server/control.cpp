@@ -17,6 +17,9 @@ namespace {
 // Progress is for eyes: more often than this, only the latest is sent.
 constexpr std::chrono::milliseconds kProgressEvery{100};
 constexpr std::chrono::milliseconds kAcceptPause{100};
+/// For how long a server that stops lets a client take nothing of what is sent to it.
+constexpr std::chrono::seconds kSendPatience{3};
+constexpr std::chrono::milliseconds kSendLook{200};
 
 std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -31,6 +34,7 @@ struct ControlServer::Session {
   Socket socket;
   LineReader lines;
   bool hung_up = false;
+  std::optional<EventLoop::Clock::time_point> sending_since;
 
   // Of the request that runs.
   std::optional<ControlProgress> latest;  ///< not sent yet
@@ -61,7 +65,37 @@ Task<void> ControlServer::run() {
     Sleep pause(kAcceptPause);
     co_await pause;
   }
+  WaitGroup cutting;
+  cutting.add();
+  EventLoop::current()->spawn(cut_stuck(&cutting));
   co_await running_.wait();
+  if (look_ != nullptr) look_->wake();
+  co_await cutting.wait();
+}
+
+/// One that was stopped by job control, say, must not hold up the end of the server.
+Task<void> ControlServer::cut_stuck(WaitGroup* done) {
+  while (!sessions_.empty()) {
+    Sleep look(kSendLook);
+    look_ = &look;
+    co_await look;
+    look_ = nullptr;
+    EventLoop* loop = EventLoop::current();
+    for (auto& [session, socket] : sessions_) {
+      const auto since = session->sending_since;
+      if (since && (loop->stopping() || loop->now() - *since > kSendPatience))
+        socket->shutdown(SHUT_RDWR);
+    }
+    if (loop->stopping()) break;
+  }
+  done->done();
+}
+
+Task<Result<void>> ControlServer::send(Session* session, std::string text) {
+  session->sending_since = EventLoop::current()->now();
+  auto sent = co_await send_all(session->socket, bytes_of(text));
+  session->sending_since.reset();
+  co_return sent;
 }
 
 void ControlServer::stop() {
@@ -86,8 +120,7 @@ Task<void> ControlServer::serve(Socket socket) {
 }
 
 Task<Result<void>> ControlServer::talk(Session* session) {
-  const std::string hello = encode_hello(::getpid());
-  auto sent = co_await send_all(session->socket, bytes_of(hello));
+  auto sent = co_await send(session, encode_hello(::getpid()));
   while (sent) {
     auto line = co_await session->lines.next();
     if (!line) co_return line.error();
@@ -112,8 +145,8 @@ Task<Result<void>> ControlServer::answer(Session* session, std::string line) {
   client_watch.stop();
   co_await session->helpers.wait();
   session->client_watch = nullptr;
-  const std::string reply = result ? encode_result(*result) : encode_error(result.error());
-  co_return co_await send_all(session->socket, bytes_of(reply));
+  std::string reply = result ? encode_result(*result) : encode_error(result.error());
+  co_return co_await send(session, std::move(reply));
 }
 
 Task<Result<std::string>> ControlServer::dispatch(Session* session, std::string line) {
@@ -146,8 +179,8 @@ Task<void> ControlServer::send_progress(Session* session) {
       co_await session->progress_changed.wait();
       continue;
     }
-    const std::string line = encode_progress(*std::exchange(session->latest, std::nullopt));
-    auto sent = co_await send_all(session->socket, bytes_of(line));
+    auto sent =
+        co_await send(session, encode_progress(*std::exchange(session->latest, std::nullopt)));
     client_reads = sent.has_value();
     if (!session->finished && client_reads) {
       Sleep pause(kProgressEvery);

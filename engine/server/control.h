@@ -32,7 +32,8 @@ class ControlServer {
   /// Before run().
   void add(std::string op, Handler handler) { handlers_[std::move(op)] = std::move(handler); }
 
-  /// Serves until stop(), then waits until the handlers that run have ended.
+  /// Serves until stop(), then waits until the handlers that run have ended and their results were
+  /// sent, for a few seconds to a client that does not read.
   Task<void> run();
   /// From the loop's thread. Handlers that run are asked to give up.
   void stop();
@@ -47,6 +48,8 @@ class ControlServer {
   Task<Result<std::string>> dispatch(Session* session, std::string line);
   Task<void> watch_client(Session* session);
   Task<void> send_progress(Session* session);
+  Task<Result<void>> send(Session* session, std::string text);
+  Task<void> cut_stuck(WaitGroup* done);
 
   Listener listener_;
   std::map<std::string, Handler> handlers_;
@@ -54,6 +57,7 @@ class ControlServer {
   std::map<Session*, Socket*> sessions_;
   WaitGroup running_;
   bool stopping_ = false;
+  Sleep* look_ = nullptr;  ///< of cut_stuck()
 };
 
 }  // namespace snap::server

@@ -262,6 +262,36 @@ TEST_CASE("a server that stops cancels its commands and lets idle clients go") {
   run(cancel_by_server(&rig));
 }
 
+/// Reports until the server gives up, more than fits a socket's buffer.
+Task<Result<std::string>> report_at_length(Progress progress) {
+  const std::string stage(100'000, 's');
+  while (!progress.is_cancelled()) {
+    progress.tell(stage, 0, 0);
+    Sleep pause(std::chrono::milliseconds(5));
+    co_await pause;
+  }
+  co_return std::string("{}");
+}
+
+Task<void> stop_beside_a_stopped_client(Rig* rig) {
+  co_await rig->start();
+  rig->server->add("report",
+                   [](std::string, Progress p) { return report_at_length(std::move(p)); });
+  auto connected = co_await connect_unix(rig->path());
+  const Socket socket = must(std::move(connected));  // which never reads
+  const std::string request = encode_request({.op = "report", .args = "{}"});
+  auto sent = co_await send_all(socket, std::as_bytes(std::span(request)));
+  must(sent);
+  Sleep pause(std::chrono::seconds(1));
+  co_await pause;
+  co_await rig->stop();
+}
+
+TEST_CASE("a client that does not read holds up no server that stops") {
+  Rig rig;
+  run(stop_beside_a_stopped_client(&rig));
+}
+
 Task<void> flood(Rig* rig) {
   co_await rig->start();
   auto connected = co_await connect_unix(rig->path());

@@ -357,7 +357,8 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
                         "it and attach it again");
   auto opened = co_await find_and_open(record.name, record.read_only);
   if (!opened) co_return opened.error();
-  if (opened->content != record.content || opened->from->size() != record.size)
+  const std::uint64_t size = opened->from->size();
+  if (opened->content != record.content || size < record.size)
     co_return Error(ErrorCode::kExists,
                     record.device + " was made of another '" + record.name +
                         "' than there is now, and must not go on with this one; 'detach -f' it");
@@ -367,7 +368,14 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
   auto done = co_await offload([&] { return reconnect_kernel(record, *sockets); });
   if (!done) co_return done;
   links_[record.device] = std::move(link);
-  if (record.control != options_.control) {
+  // It may have grown while no server had the device, or one that died before it told the kernel.
+  const bool grown = size > record.size;
+  if (grown) {
+    record.size = size;
+    auto resized = co_await offload([&] { return resize_kernel(record, size); });
+    if (!resized) co_return resized;
+  }
+  if (grown || record.control != options_.control) {
     record.control = options_.control;
     auto written = co_await offload([&] { return records_.put(record); });
     if (!written) co_return written;

@@ -31,6 +31,7 @@ struct Found {
   std::string manifest;  // JSON, as it came: its digest is the image's manifest
   std::string config;
   std::vector<std::optional<Reference>> tags;
+  std::set<std::string> tag_names;  // of `tags`
 };
 
 class Load {
@@ -64,6 +65,8 @@ class Load {
   const std::function<void(const BlobDigest&, bool)>& on_layer_;
   std::vector<Found> found_;
   std::map<BlobDigest, std::size_t> by_manifest_;  // index into found_
+  std::set<BlobDigest> seen_indexes_;
+  std::size_t entries_ = 0;                        // of all indexes
   std::vector<std::pair<LayerRef, bool>> layers_;  // each once, and whether it is new
   std::set<BlobDigest> seen_layers_;
 };
@@ -71,7 +74,11 @@ class Load {
 Task<Result<void>> Load::resolve_index(std::vector<IndexEntry> entries, int depth) {
   if (depth > kMaxIndexDepth)
     co_return refusal(ErrorCode::kInvalidArgument, "its indexes are nested too deep");
+  entries_ += entries.size();
+  if (entries_ > kMaxIndexEntries)
+    co_return refusal(ErrorCode::kTooLarge, "its indexes have too many entries");
   for (const IndexEntry& entry : entries) {
+    if (progress_.is_cancelled()) co_return refusal(ErrorCode::kCancelled, "cancelled");
     auto resolved = co_await resolve_entry(entry, depth);
     if (!resolved) co_return resolved.error();
   }
@@ -80,6 +87,8 @@ Task<Result<void>> Load::resolve_index(std::vector<IndexEntry> entries, int dept
 
 Task<Result<void>> Load::resolve_entry(IndexEntry entry, int depth) {
   if (entry.media_type == kIndexMediaType) {
+    // One that is named again has nothing new: else few files could name each other without end.
+    if (!seen_indexes_.insert(entry.manifest).second) co_return Result<void>();
     auto text = co_await source_.json(entry.manifest);
     if (!text) co_return text.error();
     auto nested = decode_nested_index(*text);
@@ -98,7 +107,9 @@ Task<Result<void>> Load::resolve_entry(IndexEntry entry, int depth) {
     known = by_manifest_.emplace(entry.manifest, found_.size()).first;
     found_.push_back(std::move(*image));
   }
-  found_[known->second].tags.push_back(entry.reference);
+  Found& found = found_[known->second];
+  const std::string tag = entry.reference ? entry.reference->str() : std::string();
+  if (found.tag_names.insert(tag).second) found.tags.push_back(entry.reference);
   co_return Result<void>();
 }
 

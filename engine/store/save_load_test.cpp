@@ -276,6 +276,52 @@ TEST_CASE("hostile files are refused with a reason and leave the store empty") {
   }
 }
 
+namespace {
+
+/// Puts an index into the layout that names one blob `times` times; gives the index's digest.
+std::string add_index(const std::string& layout, const std::string& type, const std::string& digest,
+                      std::size_t size, int times) {
+  const std::string entry = R"({"mediaType":")" + type + R"(","digest":"sha256:)" + digest +
+                            R"(","size":)" + std::to_string(size) + "}";
+  std::string text = R"({"schemaVersion":2,"manifests":[)" + entry;
+  for (int i = 1; i < times; ++i)
+    text += "," + entry;
+  text += "]}";
+  write_file(layout + "/blobs/sha256/" + sha(text), text);
+  write_file(layout + "/index.json", text);
+  return sha(text);
+}
+
+}  // namespace
+
+TEST_CASE("indexes that name each other over and over are read once, and not without end") {
+  Saved s;
+  s.save({"app:1"}, s.path("a.tar"));
+  const std::string layout = s.path("layout");
+  std::filesystem::create_directory(layout);
+  must(run_program({*find_program("tar"), "-xf", s.path("a.tar"), "-C", layout}));
+  const Image image = image_of(s.rig, "app:1");
+  std::string below = image.manifest.hex();
+  std::string type(kManifestMediaType);
+  for (int depth = 0; depth < 4; ++depth) {
+    const auto size = std::filesystem::file_size(layout + "/blobs/sha256/" + below);
+    below = add_index(layout, type, below, size, 5000);
+    type = kIndexMediaType;
+  }
+  StoreRig other("threads");
+  const auto loaded = must(load(other, layout));
+  REQUIRE(loaded.images.size() == 1);
+  CHECK(other.content(loaded.images[0]) == s.model.bytes);
+
+  const auto size = std::filesystem::file_size(layout + "/blobs/sha256/" + below);
+  add_index(layout, type, below, size, 50'000 - 4 * 5000 + 1);
+  StoreRig third("threads");
+  const auto refused = load(third, layout);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code() == ErrorCode::kTooLarge);
+  check_empty(third);
+}
+
 TEST_CASE("an entry that claims gigabytes and has a few bytes is refused at once") {
   Saved s;
   StoreRig other("threads");

@@ -74,6 +74,19 @@ def survive_kills(snap, point, serve):
         assert sums(point) == before
 
 
+def test_a_volume_that_has_grown_without_its_server_is_reconnected(snap):
+    snap("create", "v", "--size", "8M")
+    device = snap.attach("v")
+    kill_server(snap, device)
+    with snap.serve():
+        snap("resize", "v", "12M")
+        assert snap("attach", "--reconnect", "v") == device
+        assert sh("blockdev", "--getsize64", device).strip() == str(12 * MIB)
+        snap("detach", "v")
+    snap("doctor", "--fix")  # what the killed one left
+    (snap.run / "v.log").unlink()
+
+
 def test_a_planned_restart_under_load(snap, point):
     snap("create", "v", "--size", "200M")
     device = snap.attach("v")

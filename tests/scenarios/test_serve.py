@@ -120,6 +120,18 @@ def test_a_tag_that_moves_gives_new_clients_the_new_image(base):
             assert bytes(old.pread(4096, 4096)) == base.base[4096:8192]
 
 
+def test_a_snapshot_that_is_taken_anew_is_served_as_it_is_now(base):
+    base("create", "web", "--from", "base:1")
+    with StoreServer(base) as server:
+        for n in range(3):  # within a second, mostly: so long do names of times tell nothing
+            with server.client("web") as h:
+                h.pwrite(noise(4096, n), 0)
+            base("snapshot", "web", "now")
+            with server.client("web@now") as h:
+                assert bytes(h.pread(4096, 0)) == noise(4096, n)
+            base("rm", "--yes", "web@now")
+
+
 def test_fifty_volumes_one_added_and_one_removed_disturb_no_client_of_another(base):
     for i in range(50):
         base("clone", "v0", f"v{i}") if i else base("create", "v0", "--from", "base:1")
