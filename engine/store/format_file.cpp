@@ -1,5 +1,6 @@
 #include "engine/store/format_file.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
@@ -113,6 +114,14 @@ bool may_become_store(const std::vector<DirEntry>& entries) {
   return marker || !other;
 }
 
+/// What a store has, but its format is gone?
+bool was_store(const std::vector<DirEntry>& entries) {
+  const auto there = [&entries](std::string_view name) {
+    return std::ranges::any_of(entries, [name](const DirEntry& e) { return e.name == name; });
+  };
+  return there("volumes") && there("deltas") && there(kIndexName);
+}
+
 Task<Result<std::optional<Features>>> read_format(Directory& root) {
   auto bytes = co_await read_whole(root, kFormatName, kMaxFormatBytes);
   if (!bytes) {
@@ -193,6 +202,11 @@ Task<Result<Features>> open_format(Directory& root, bool create) {
     auto entries = co_await root.list();
     if (!entries) co_return entries.error();
     if (!may_become_store(*entries)) {
+      if (was_store(*entries)) {
+        co_return Error(ErrorCode::kCorrupt, "store " + root.path() +
+                                                 " is damaged: " + kFormatName +
+                                                 " is missing; restore it from a copy");
+      }
       co_return Error(ErrorCode::kInvalidArgument,
                       root.path() + " is not a snapctl store and not empty (it holds " +
                           shown(entries->front().name) +

@@ -107,6 +107,16 @@ def test_a_damaged_index_is_named_and_not_overwritten(two, damage):
     the_rest_works(two)
 
 
+@pytest.mark.parametrize("part", ["format", "index.json", "deltas", "volumes", "blobs", "oci-layout"])
+def test_a_store_that_lost_a_part_is_damaged_and_not_made_anew(two, part):
+    os.rename(two.store / part, two.store.parent / "lost")
+    for args in (["init"], ["ls"], ["check"], ["create", "new", "--size", "1M"]):
+        two.fails(*args, code=2, says=["damaged", part, "missing", "restore"])
+    assert not (two.store / part).exists()
+    os.rename(two.store.parent / "lost", two.store / part)
+    two("check")
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "nonsense", "other", "missing"])
 def test_a_damaged_volume_record_is_named_and_the_others_work(two, damage):
     path = two.store / "volumes/web/volume.json"
