@@ -18,9 +18,6 @@ std::size_t CheckReport::leaks_left() const {
       [](const Finding& f) { return f.kind == Finding::Kind::kLeak && !f.reclaimed; }));
 }
 
-namespace {
-
-/// What is named and is not as it was written, and what the disk cannot read, is damage.
 Finding::Kind kind_of(ErrorCode code) {
   switch (code) {
     case ErrorCode::kCorrupt:
@@ -34,7 +31,9 @@ Finding::Kind kind_of(ErrorCode code) {
   }
 }
 
-}  // namespace
+namespace {
+constexpr int kGathers = 5;  // of roots that change meanwhile
+}
 
 void StoreCheck::add(Finding finding, Subject subject) {
   if (!seen_.insert(finding.object).second) return;
@@ -53,16 +52,20 @@ void StoreCheck::add_error(std::string object, const Error& error, Subject subje
 /// Objects that were removed while the check ran look missing: the roots say which.
 Task<void> StoreCheck::drop_what_is_gone() {
   if (report_.findings.empty()) co_return;
-  const auto before = seen_;
-  const std::size_t known = report_.findings.size();
   Roots now;
-  co_await gather(now);  // finds nothing new: what it met before has a finding
-  for (std::size_t i = std::min(known, report_.findings.size()); i-- > 0;) {
+  std::size_t known = 0;
+  // What it met before has a finding: one more is of what was removed while it gathered, or new.
+  for (int i = 0; i < kGathers && known != report_.findings.size(); ++i) {
+    known = report_.findings.size();
+    now = Roots();
+    co_await gather(now);
+  }
+  for (std::size_t i = report_.findings.size(); i-- > 0;) {
     const Subject& subject = subjects_[i];
-    const bool gone = (subject.blob && !now.blobs.contains(*subject.blob)) ||
-                      (!subject.delta.empty() && !now.deltas.contains(subject.delta)) ||
-                      (!subject.volume.empty() && !now.volumes.contains(subject.volume));
-    if (!gone || !now.complete) continue;
+    const bool blob_gone = subject.blob && !now.blobs.contains(*subject.blob) && now.complete;
+    const bool delta_gone = !subject.delta.empty() && !now.deltas.contains(subject.delta);
+    const bool volume_gone = !subject.volume.empty() && !now.volumes.contains(subject.volume);
+    if (!blob_gone && !((delta_gone || volume_gone) && now.records_complete)) continue;
     report_.findings.erase(report_.findings.begin() + static_cast<std::ptrdiff_t>(i));
     subjects_.erase(subjects_.begin() + static_cast<std::ptrdiff_t>(i));
   }

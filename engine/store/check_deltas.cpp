@@ -19,29 +19,26 @@ constexpr std::chrono::milliseconds kBetweenLooks{50};
 Task<void> StoreCheck::check_deltas() {
   for (const auto& [uuid, named] : roots_.deltas) {
     if (cancelled()) co_return;
-    ++report_.deltas;
     co_await check_delta(uuid);
   }
 }
 
 Task<void> StoreCheck::check_delta(std::string uuid) {
-  bool serving = false;
-  auto verified = co_await look_at(uuid, roots_.deltas[uuid].volume, &serving);
-  if (verified && options_.data) {
-    co_await read_data(uuid, *verified);
+  auto seen = co_await look_at(uuid);
+  if (seen && !*seen) co_return;  // removed meanwhile
+  if (!seen && seen.error().code() == ErrorCode::kCancelled) co_return;
+  ++report_.deltas;
+  if (seen) {
+    if (options_.data) co_await read_data(uuid, **seen);
     co_return;
   }
-  if (verified) co_return;
   Subject subject;
   subject.delta = uuid;
   Finding finding;
   finding.object = "delta " + uuid;
-  finding.what = verified.error().message();
-  if (verified.error().code() == ErrorCode::kUnsupported ||
-      verified.error().code() == ErrorCode::kPermission ||
-      verified.error().code() == ErrorCode::kOutOfMemory) {
-    finding.kind = Finding::Kind::kUnchecked;
-  } else {
+  finding.what = seen.error().message();
+  finding.kind = kind_of(seen.error().code());
+  if (finding.kind == Finding::Kind::kDamage) {
     // What it holds is not known: it may be any block.
     std::vector<LostBlocks> all{{ChunkIndex(0), kAllChunks, kAllBlocks}};
     finding.lost = co_await lost_of_delta(uuid, std::move(all));
@@ -49,21 +46,31 @@ Task<void> StoreCheck::check_delta(std::string uuid) {
   add(std::move(finding), subject);
 }
 
-/// `volume`: whose writable delta it is; empty: it is sealed.
-Task<Result<VerifiedDelta>> StoreCheck::look_at(std::string uuid, std::string volume,
-                                                bool* serving) {
-  // Held while map and journal are read: nobody begins to write to them meanwhile.
-  VolumeStore::Still still;
-  DeltaUse use = DeltaUse::kSealed;
-  if (!volume.empty()) {
-    auto held = co_await store_.volumes.hold_still(volume);
-    if (!held) co_return held.error();
-    still = std::move(*held);
-    use = still.at_rest ? DeltaUse::kAtRest : DeltaUse::kServing;
-    if (!still.at_rest) still.handle.reset();
+Task<Result<std::optional<VerifiedDelta>>> StoreCheck::look_at(std::string uuid) {
+  using Seen = std::optional<VerifiedDelta>;
+  for (int i = 0; i < kLooks; ++i) {
+    // Held while map and journal are read: nobody begins to write to them meanwhile.
+    auto standing = co_await where_is(uuid);
+    if (!standing) co_return standing.error();
+    if (!standing->named) co_return Seen();
+    auto seen = co_await look_once(uuid, standing->use);
+    if (seen) co_return Seen(std::move(*seen));
+    const bool damaged = kind_of(seen.error().code()) == Finding::Kind::kDamage;
+    // A sealed one changes no more; whether it is named still is seen at the end, for all at once.
+    const bool changes_not = standing->use == DeltaUse::kSealed || standing->still != nullptr;
+    if (!damaged || changes_not) co_return seen.error();
+    // Was it removed, sealed, opened or closed under our eyes?
+    auto after = co_await where_is(uuid);
+    if (!after) co_return after.error();
+    const bool same = after->named && after->use == standing->use && after->still == nullptr;
+    if (same) co_return seen.error();
   }
-  *serving = use == DeltaUse::kServing;
-  if (*serving) {
+  co_return Error(ErrorCode::kBusy,
+                  "delta " + uuid + ": its volume changes hands all the time; try again");
+}
+
+Task<Result<VerifiedDelta>> StoreCheck::look_once(std::string uuid, DeltaUse use) {
+  if (use == DeltaUse::kServing) {
     auto seen = co_await look_while_serving(uuid);
     co_return seen;
   }

@@ -3,12 +3,14 @@
 //   check.cpp         the order of it all, findings, leaks
 //   check_layout.cpp  what lies in the store's folders that does not belong there
 //   check_roots.cpp   index.json and the records, and what they reach
+//   check_owners.cpp  the records of one moment, and which of them names a delta now
 //   check_layers.cpp  blobs
 //   check_deltas.cpp  deltas
 //   check_lost.cpp    which bytes of which volume a damaged layer or delta stands for
 //
 // The store may be in use. No lock is held while bytes are read; what looks damaged and is named by
-// nothing any more at the end was removed meanwhile, and is no finding.
+// nothing any more at the end was removed meanwhile, and is no finding. A volume is known by its
+// id: its name may be another's by the time that its delta is looked at.
 #pragma once
 
 #include <map>
@@ -40,6 +42,9 @@ struct CheckedChain {
   std::vector<LayerRef> layers;     ///< bottom first
 };
 
+/// What is named and is not as it was written, and what the disk cannot read, is damage.
+Finding::Kind kind_of(ErrorCode code);
+
 class StoreCheck {
  public:
   StoreCheck(Store::Impl& store, CheckOptions options, const Progress& progress)
@@ -57,6 +62,7 @@ class StoreCheck {
   };
   struct NamedDelta {
     std::string volume;  ///< whose writable one it is; empty: sealed
+    std::string volume_id;
     std::set<std::string> users;
   };
   struct Roots {
@@ -65,7 +71,19 @@ class StoreCheck {
     std::set<std::string> volumes;
     std::vector<CheckedChain> chains;
     std::map<BlobDigest, std::optional<Image>> images;  ///< by manifest; nothing: not of ours
-    bool complete = true;
+    bool complete = true;                               ///< whatever names something could be read
+    bool records_complete = true;  ///< of that the records, which alone name deltas
+  };
+  /// Every record, or why it cannot be read, by name.
+  struct Records {
+    std::map<std::string, Result<StoredVolume>> by_name;
+    bool settled = false;  ///< no name came or went meanwhile: none was missed
+  };
+  /// Where a delta is to be looked at, and how.
+  struct Standing {
+    bool named = true;  ///< false: no volume has it any more
+    DeltaUse use = DeltaUse::kSealed;
+    std::unique_ptr<File> still;  ///< kAtRest: while it lives nobody begins to write to the delta
   };
   /// Which object a finding is about: once no root names it, it is no finding.
   struct Subject {
@@ -110,6 +128,13 @@ class StoreCheck {
   Task<void> gather_image(Roots& roots, BlobDigest manifest, std::string user);
   Task<Result<std::optional<Image>>> read_image(Roots& roots, BlobDigest manifest);
 
+  // check_owners.cpp
+  Task<std::vector<std::string>> volume_names();
+  Task<Records> read_records();
+  Task<Result<Standing>> where_is(std::string uuid);
+  Task<Result<std::optional<Standing>>> stands_in(std::string uuid, std::string name,
+                                                  std::string id);
+
   // check_layers.cpp
   Task<void> check_blobs();
   Task<void> check_layer(BlobDigest digest, const Named& named);
@@ -122,7 +147,9 @@ class StoreCheck {
   // check_deltas.cpp
   Task<void> check_deltas();
   Task<void> check_delta(std::string uuid);
-  Task<Result<VerifiedDelta>> look_at(std::string uuid, std::string volume, bool* serving);
+  /// Nothing: no volume names it any more.
+  Task<Result<std::optional<VerifiedDelta>>> look_at(std::string uuid);
+  Task<Result<VerifiedDelta>> look_once(std::string uuid, DeltaUse use);
   Task<Result<VerifiedDelta>> look_while_serving(std::string uuid);
   Task<void> read_data(std::string uuid, const VerifiedDelta& delta);
 

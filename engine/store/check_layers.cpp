@@ -121,8 +121,9 @@ Task<void> StoreCheck::check_layer(BlobDigest digest, const Named& named) {
   Finding finding;
   finding.object = "layer " + digest.str();
   finding.what = wrong.error().message();
-  if (wrong.error().code() == ErrorCode::kUnsupported) finding.kind = Finding::Kind::kUnchecked;
-  finding.lost = co_await lost_of_layer(digest, std::move(lost));
+  finding.kind = kind_of(wrong.error().code());
+  if (finding.kind == Finding::Kind::kDamage)
+    finding.lost = co_await lost_of_layer(digest, std::move(lost));
   Subject subject;
   subject.blob = digest;
   add(std::move(finding), subject);

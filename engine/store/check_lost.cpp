@@ -53,13 +53,10 @@ void add_ranges(const std::string& object, std::uint64_t size,
 }  // namespace
 
 Task<void> StoreCheck::hide_by_delta(std::string uuid, std::vector<LostBlocks>& blocks) {
-  bool serving = false;
-  const auto named = roots_.deltas.find(uuid);
-  if (named == roots_.deltas.end()) co_return;
-  auto delta = co_await look_at(uuid, named->second.volume, &serving);
-  if (!delta) co_return;
+  auto delta = co_await look_at(uuid);
+  if (!delta || !*delta) co_return;
   hide(blocks, [&delta](ChunkIndex chunk) {
-    const MapWord word = delta->blocks->word(chunk);
+    const MapWord word = (*delta)->blocks->word(chunk);
     return static_cast<BlockMask>(data_of(word) | zero_of(word));
   });
 }

@@ -32,20 +32,22 @@ Task<void> StoreCheck::gather(Roots& roots) {
       co_await gather_entry(roots, std::move(one), 0);
     }
   }
-  const auto folders = co_await list(store_.volumes.volumes_dir(), "volumes");
-  for (const DirEntry& folder : folders) {
-    if (folder.type != FileStat::Type::kDirectory || !check_volume_name(folder.name)) continue;
-    auto volume = co_await store_.volumes.read(folder.name);
+  auto records = co_await read_records();
+  if (!records.settled) {
+    roots.complete = roots.records_complete = false;
+    add_error("volumes/", {ErrorCode::kBusy, "names come and go all the time: try again"}, {});
+  }
+  for (auto& [name, volume] : records.by_name) {
     if (volume) {
       co_await gather_volume(roots, std::move(*volume));
       continue;
     }
     if (volume.error().code() == ErrorCode::kNotFound) continue;  // no volume, or removed
-    roots.complete = false;
+    roots.complete = roots.records_complete = false;
     Subject subject;
-    subject.volume = folder.name;
-    roots.volumes.insert(folder.name);
-    add_error("volume " + folder.name, volume.error(), subject);
+    subject.volume = name;
+    roots.volumes.insert(name);
+    add_error("volume " + name, volume.error(), subject);
   }
 }
 
@@ -103,6 +105,7 @@ Task<void> StoreCheck::gather_volume(Roots& roots, StoredVolume volume) {
     add(std::move(finding), subject);
   }
   top.volume = record.name;
+  top.volume_id = record.id;
   top.users.insert(user);
   const auto add_chain = [&roots](std::string name, const auto& of, std::string writable) {
     CheckedChain chain;

@@ -5,48 +5,12 @@
 #include <map>
 
 #include "engine/store/backup_target.h"
-#include "engine/store/ops_test_support.h"
+#include "engine/store/names_test_support.h"
 #include "snap/backup.h"
 #include "snap/check.h"
 
 namespace snap {
 namespace {
-
-/// A store on a disk of its own.
-struct Sim {
-  explicit Sim(std::unique_ptr<SimDisk> d, std::uint64_t seed) : disk(std::move(d)), loop(seed) {
-    store = must(loop.run(Store::open(disk->root(), Store::OpenOptions{})));
-  }
-  std::unique_ptr<SimDisk> disk;
-  SimLoop loop;
-  std::unique_ptr<Store> store;
-};
-
-/// A volume v with a snapshot s and blocks of its own, and an image that nothing uses.
-Task<void> prepare(Store* store, Bytes* content) {
-  SeededRandom random(11);
-  Model model{random_bytes(kTestSize, 1)};
-  Store::CreateOptions options;
-  options.name = "v";
-  options.image = must(co_await import_bytes(*store, "base:1", model.bytes));
-  must(co_await import_bytes(*store, "spare:1", random_bytes(kTestSize, 2)));
-  must(co_await store->create_volume(options));
-  const Holder nobody;
-  auto volume = must(co_await store->open_volume("v", nobody));
-  must(co_await mutate_often(volume->volume(), model, random, 6));
-  must(co_await store->snapshot(*volume, "s"));
-  must(co_await mutate_often(volume->volume(), model, random, 6));
-  *content = model.bytes;
-  must(co_await volume->close());
-}
-
-/// Lets others run for a while.
-Task<void> wait_for(Store* store, int operations) {
-  for (int i = 0; i < operations; ++i) {
-    auto stat = co_await store->impl().root->stat("format");
-    static_cast<void>(stat);
-  }
-}
 
 Task<Result<void>> rename(Store* store, int later) {
   co_await wait_for(store, later);
@@ -59,14 +23,6 @@ Task<Result<void>> prune(Store* store, int later) {
   auto pruned = co_await store->prune(false);
   SNAP_CO_RETURN_IF_ERROR(pruned);
   co_return Result<void>();
-}
-
-Task<std::vector<Result<void>>> beside(Task<Result<void>> one, Task<Result<void>> other) {
-  std::vector<Task<Result<void>>> both;
-  both.push_back(std::move(one));
-  both.push_back(std::move(other));
-  auto results = co_await gather(std::move(both));
-  co_return results;
 }
 
 }  // namespace

@@ -108,16 +108,19 @@ Task<Result<VolumeLock>> VolumeStore::try_lock_dir(std::string name, Holder hold
 Task<Result<VolumeStore::Still>> VolumeStore::hold_still(std::string name) {
   auto dir = co_await volumes_->open_dir(name);
   if (!dir) co_return dir.error();
-  auto file = co_await (*dir)->open(kLockName, OpenFlags{});
-  if (!file) {
-    if (file.error().code() == ErrorCode::kNotFound) co_return Still{true, nullptr};
-    co_return file.error();
-  }
-  auto free = co_await (*file)->try_lock(false);
-  if (!free) co_return free.error();
   Still still;
-  still.at_rest = *free;
-  still.handle = std::move(*file);
+  still.at_rest = true;
+  auto file = co_await (*dir)->open(kLockName, OpenFlags{});
+  if (!file && file.error().code() != ErrorCode::kNotFound) co_return file.error();
+  if (file) {
+    auto free = co_await (*file)->try_lock(false);
+    if (!free) co_return free.error();
+    still.at_rest = *free;
+    if (*free) still.handle = std::move(*file);
+  }
+  auto stored = co_await read_record(**dir, name);
+  if (!stored) co_return stored.error();
+  still.record = std::move(stored->record);
   co_return std::move(still);
 }
 

@@ -19,14 +19,6 @@ std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-Task<Result<StoredVolume>> read_record(Directory& dir, std::string name) {
-  auto bytes = co_await read_whole(dir, kRecordName, kMaxJsonBytes);
-  if (!bytes) co_return bytes.error();
-  auto decoded = decode_volume(
-      name, std::string_view(reinterpret_cast<const char*>(bytes->data()), bytes->size()));
-  co_return decoded;
-}
-
 /// What a crash left of replacing volume.json.
 Task<void> remove_temporaries(Directory& dir) {
   auto entries = co_await dir.list();
@@ -50,6 +42,14 @@ void sort_unique(std::vector<T>& values) {
 }
 
 }  // namespace
+
+Task<Result<StoredVolume>> VolumeStore::read_record(Directory& dir, std::string name) {
+  auto bytes = co_await read_whole(dir, kRecordName, kMaxJsonBytes);
+  if (!bytes) co_return bytes.error();
+  auto decoded = decode_volume(
+      name, std::string_view(reinterpret_cast<const char*>(bytes->data()), bytes->size()));
+  co_return decoded;
+}
 
 Holder this_process() {
   return Holder{static_cast<int>(::getpid()), ""};

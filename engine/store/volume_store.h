@@ -75,10 +75,12 @@ class VolumeStore {
   Task<Result<std::optional<Holder>>> holder(std::string name);
 
   /// Keeps others from taking the lock while the handle lives, without taking it: for one who only
-  /// looks. False if someone holds it. (Who wants the lock meanwhile gets Busy: keep it short.)
+  /// looks. (Who wants the lock meanwhile gets Busy: keep it short.) The record is of the volume
+  /// whose lock it is, read after that: the name may lead to another one by now.
   struct Still {
-    bool at_rest = false;
-    std::unique_ptr<File> handle;
+    bool at_rest = false;          ///< no one holds it
+    std::unique_ptr<File> handle;  ///< none if someone does, or there is no lock file yet
+    VolumeRecord record;
   };
   Task<Result<Still>> hold_still(std::string name);
 
@@ -121,6 +123,7 @@ class VolumeStore {
   Directory& deltas_dir() noexcept { return *deltas_; }
 
  private:
+  static Task<Result<StoredVolume>> read_record(Directory& dir, std::string name);
   Task<Result<VolumeLock>> try_lock_dir(std::string name, Holder holder);
   Task<Result<void>> undo_replace(Directory& dir, std::string name, std::string old_bytes,
                                   Error why, bool* certain);

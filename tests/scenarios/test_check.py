@@ -297,6 +297,15 @@ def test_check_while_a_server_writes_finds_nothing_and_disturbs_nothing(full):
         assert bytes(h.pread(64 * KIB, 7 * MIB)) == bytes([39]) * (64 * KIB)
 
 
+def test_a_volume_that_is_renamed_beside_a_scrub_is_not_damaged(full):
+    scrub = full.popen("scrub", "--rate", "400K", "--json", stdout=subprocess.PIPE)
+    time.sleep(0.4)
+    full("rename", "web", "web2")
+    full("create", "web", "--size", "1M")
+    out, _ = scrub.communicate(timeout=60)
+    assert scrub.returncode == OK and json.loads(out)["findings"] == []
+
+
 def test_a_store_that_is_not_there_is_not_made(snap):
     snap.fails("check", code=4, says="no store")
     assert not snap.store.exists()
