@@ -131,14 +131,8 @@ Task<Result<CheckReport>> StoreCheck::run() {
   co_await check_deltas();
   if (cancelled()) co_return Error(ErrorCode::kCancelled, "cancelled");
   co_await drop_what_is_gone();
-  for (std::size_t i = 0; i < report_.findings.size(); ++i) {
-    const Subject& subject = subjects_[i];
-    Finding& finding = report_.findings[i];
-    const std::set<std::string>* users = nullptr;
-    if (subject.blob) users = &roots_.blobs[*subject.blob].users;
-    if (!subject.delta.empty()) users = &roots_.deltas[subject.delta].users;
-    if (users != nullptr) finding.users.assign(users->begin(), users->end());
-  }
+  for (std::size_t i = 0; i < report_.findings.size(); ++i)
+    name_users(report_.findings[i], subjects_[i]);
   if (options_.leaks) {
     co_await find_leaks();
     co_await find_leftovers();

@@ -36,10 +36,12 @@ struct LostBlocks {
 
 /// What an image, a volume or a snapshot reads through.
 struct CheckedChain {
-  std::string name;  ///< "image base:1", ...
-  std::uint64_t size = 0;
-  std::vector<std::string> deltas;  ///< top first
-  std::vector<LayerRef> layers;     ///< bottom first
+  std::string name;                   ///< "image base:1", ...
+  std::optional<std::uint64_t> size;  ///< none: not known, for the image cannot be read
+  std::vector<std::string> deltas;    ///< top first
+  std::vector<LayerRef> layers;       ///< bottom first
+  /// What says which layers these are. Where it cannot be read nothing of the chain can be had.
+  std::optional<BlobDigest> manifest, config;
 };
 
 /// What is named and is not as it was written, and what the disk cannot read, is damage.
@@ -65,14 +67,19 @@ class StoreCheck {
     std::string volume_id;
     std::set<std::string> users;
   };
+  /// An image, as far as it can be read.
+  struct NamedImage {
+    std::optional<ManifestParts> parts;  ///< none: the manifest cannot be read
+    std::optional<Image> image;          ///< none: nor its config, or it is not of ours
+  };
   struct Roots {
     std::map<BlobDigest, Named> blobs;
     std::map<std::string, NamedDelta> deltas;
     std::set<std::string> volumes;
     std::vector<CheckedChain> chains;
-    std::map<BlobDigest, std::optional<Image>> images;  ///< by manifest; nothing: not of ours
-    bool complete = true;                               ///< whatever names something could be read
-    bool records_complete = true;  ///< of that the records, which alone name deltas
+    std::map<BlobDigest, NamedImage> images;  ///< by manifest
+    bool complete = true;                     ///< whatever names something could be read
+    bool records_complete = true;             ///< of that the records, which alone name deltas
   };
   /// Every record, or why it cannot be read, by name.
   struct Records {
@@ -90,6 +97,8 @@ class StoreCheck {
     std::optional<BlobDigest> blob;
     std::string delta;
     std::string volume;
+    /// Without it what reads through it cannot be opened: all of that is lost.
+    bool opener = false;
   };
 
   // check.cpp
@@ -126,7 +135,9 @@ class StoreCheck {
   Task<void> gather_nested(Roots& roots, IndexEntry entry, int depth);
   Task<void> gather_volume(Roots& roots, StoredVolume volume);
   Task<void> gather_image(Roots& roots, BlobDigest manifest, std::string user);
-  Task<Result<std::optional<Image>>> read_image(Roots& roots, BlobDigest manifest);
+  static void add_user(Roots& roots, BlobDigest manifest, const std::string& user);
+  static void lead_through(Roots& roots, BlobDigest manifest, CheckedChain& chain);
+  Task<NamedImage> read_image(Roots& roots, BlobDigest manifest);
 
   // check_owners.cpp
   Task<std::vector<std::string>> volume_names();
@@ -154,6 +165,9 @@ class StoreCheck {
   Task<void> read_data(std::string uuid, const VerifiedDelta& delta);
 
   // check_lost.cpp
+  /// Who uses what the finding is about and, of what can be told from the roots, what is lost.
+  void name_users(Finding& finding, const Subject& subject);
+  std::vector<Finding::Lost> lost_without(const Subject& subject) const;
   Task<std::vector<Finding::Lost>> lost_of_layer(BlobDigest layer, std::vector<LostBlocks> blocks);
   Task<std::vector<Finding::Lost>> lost_of_delta(std::string uuid, std::vector<LostBlocks> blocks);
   Task<void> hide_by_delta(std::string uuid, std::vector<LostBlocks>& blocks);

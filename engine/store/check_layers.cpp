@@ -48,7 +48,7 @@ Task<std::vector<LostBlocks>> find_lost(Layer& layer, bool data) {
 
 Task<void> StoreCheck::check_blobs() {
   for (const auto& [manifest, image] : roots_.images) {
-    if (image) ++report_.images;
+    if (image.image) ++report_.images;
   }
   for (const auto& [digest, named] : roots_.blobs) {
     auto stat = co_await store_.blobs.stat(digest);
@@ -80,6 +80,7 @@ Result<void> StoreCheck::check_claims(const Layer& layer, const Named& named) {
                    claimed.str() + ", which has " + content.str();
     Subject subject;
     subject.blob = BlobDigest{image.bytes};
+    subject.opener = true;
     add(std::move(finding), subject);
   }
   return {};
@@ -109,6 +110,7 @@ Task<void> StoreCheck::check_layer(BlobDigest digest, const Named& named) {
                         " bytes, its manifest says " + std::to_string(ref.file_size));
     }
     if (wrong) wrong = check_claims(*layer, named);
+    if (!wrong) layer.reset();  // nothing opens with it
     if (wrong) wrong = co_await layer->verify_table();
     if (wrong && options_.data) wrong = co_await hash_blob(digest);
   }
@@ -196,7 +198,8 @@ Task<Result<void>> StoreCheck::read_paced(File& file, std::uint64_t begin, std::
 
 /// The size of an image is that of its top layer.
 void StoreCheck::check_image_sizes() {
-  for (const auto& [manifest, image] : roots_.images) {
+  for (const auto& [manifest, named] : roots_.images) {
+    const std::optional<Image>& image = named.image;
     if (!image || image->layers.empty()) continue;
     const auto top = layer_sizes_.find(image->layers.back().blob);
     if (top == layer_sizes_.end() || top->second == image->size) continue;

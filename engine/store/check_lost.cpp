@@ -26,14 +26,14 @@ void hide(std::vector<LostBlocks>& blocks, const Present& present) {
 }
 
 /// Byte ranges within `size`, neighbours merged.
-void add_ranges(const std::string& object, std::uint64_t size,
+void add_ranges(const std::string& object, std::optional<std::uint64_t> size,
                 const std::vector<LostBlocks>& blocks, std::vector<Finding::Lost>& out) {
   const auto add = [&](std::uint64_t begin, std::uint64_t end) {
-    end = std::min(end, size);
+    end = std::min(end, size.value_or(kMaxVolumeSize));
     if (begin >= end) return;
     if (!out.empty() && out.back().object == object &&
-        out.back().offset + out.back().length == begin) {
-      out.back().length += end - begin;
+        out.back().offset + *out.back().length == begin) {
+      *out.back().length += end - begin;
     } else {
       out.push_back({object, begin, end - begin});
     }
@@ -51,6 +51,27 @@ void add_ranges(const std::string& object, std::uint64_t size,
 }
 
 }  // namespace
+
+void StoreCheck::name_users(Finding& finding, const Subject& subject) {
+  std::set<std::string> users;
+  if (subject.blob) users = roots_.blobs[*subject.blob].users;
+  if (!subject.delta.empty()) users = roots_.deltas[subject.delta].users;
+  if (!subject.volume.empty()) users.insert("volume " + subject.volume);
+  finding.users.assign(users.begin(), users.end());
+  if (subject.opener && finding.kind == Finding::Kind::kDamage)
+    finding.lost = lost_without(subject);
+}
+
+std::vector<Finding::Lost> StoreCheck::lost_without(const Subject& subject) const {
+  std::vector<Finding::Lost> out;
+  if (!subject.volume.empty()) out.push_back({"volume " + subject.volume, 0, std::nullopt});
+  if (!subject.blob) return out;
+  for (const CheckedChain& chain : roots_.chains) {
+    if (chain.manifest == subject.blob || chain.config == subject.blob)
+      out.push_back({chain.name, 0, chain.size});
+  }
+  return out;
+}
 
 Task<void> StoreCheck::hide_by_delta(std::string uuid, std::vector<LostBlocks>& blocks) {
   auto delta = co_await look_at(uuid);

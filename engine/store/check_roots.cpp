@@ -46,6 +46,7 @@ Task<void> StoreCheck::gather(Roots& roots) {
     roots.complete = roots.records_complete = false;
     Subject subject;
     subject.volume = name;
+    subject.opener = true;
     roots.volumes.insert(name);
     add_error("volume " + name, volume.error(), subject);
   }
@@ -64,9 +65,11 @@ Task<void> StoreCheck::gather_entry(Roots& roots, IndexEntry entry, int depth) {
     co_return;
   }
   co_await gather_image(roots, entry.manifest, user_of(entry));
-  const auto& image = roots.images[entry.manifest];
-  if (!image) co_return;
-  roots.chains.push_back({user_of(entry), image->size, {}, image->layers});
+  CheckedChain chain;
+  chain.name = user_of(entry);
+  lead_through(roots, entry.manifest, chain);
+  if (const auto& image = roots.images[entry.manifest].image) chain.size = image->size;
+  roots.chains.push_back(std::move(chain));
 }
 
 Task<void> StoreCheck::gather_nested(Roots& roots, IndexEntry entry, int depth) {
@@ -117,8 +120,8 @@ Task<void> StoreCheck::gather_volume(Roots& roots, StoredVolume volume) {
       roots.deltas[link.delta].users.insert(chain.name);
     }
     if (of.manifest) {
-      const auto& image = roots.images[*of.manifest];
-      if (image) chain.layers = image->layers;
+      add_user(roots, *of.manifest, chain.name);
+      lead_through(roots, *of.manifest, chain);
     }
     roots.chains.push_back(std::move(chain));
   };
@@ -131,65 +134,70 @@ Task<void> StoreCheck::gather_volume(Roots& roots, StoredVolume volume) {
 
 /// The manifest, its config and its layers are named by `user`.
 Task<void> StoreCheck::gather_image(Roots& roots, BlobDigest manifest, std::string user) {
-  const bool first = !roots.images.contains(manifest);
-  roots.blobs[manifest].users.insert(user);
-  if (first) {
-    auto image = co_await read_image(roots, manifest);
-    if (!image) {
-      roots.complete = false;
-      roots.images[manifest] = std::nullopt;
-    } else {
-      roots.images[manifest] = std::move(*image);
-    }
+  if (!roots.images.contains(manifest)) {
+    auto read = co_await read_image(roots, manifest);
+    roots.images[manifest] = std::move(read);
   }
-  const auto& image = roots.images[manifest];
-  if (!image) co_return;
-  roots.blobs[BlobDigest{image->id.bytes}].users.insert(user);
-  for (const LayerRef& layer : image->layers) {
+  add_user(roots, manifest, user);
+}
+
+/// The image has been gathered, and is perhaps none that can be read: what is known of it is named.
+void StoreCheck::add_user(Roots& roots, BlobDigest manifest, const std::string& user) {
+  roots.blobs[manifest].users.insert(user);
+  const NamedImage& known = roots.images[manifest];
+  if (!known.parts) return;
+  roots.blobs[known.parts->config.digest].users.insert(user);
+  for (const ManifestParts::Blob& layer : known.parts->layers) {
+    Named& named = roots.blobs[layer.digest];
+    // A config that does not say what its layers are leaves them to be checked by their digests.
+    if (!known.image) named.size = layer.size;
+    named.users.insert(user);
+  }
+  if (!known.image) return;
+  for (const LayerRef& layer : known.image->layers) {
     Named& named = roots.blobs[layer.blob];
     named.layer = layer;
-    named.claims.emplace(layer.content, image->id);
-    named.users.insert(user);
+    named.claims.emplace(layer.content, known.image->id);
   }
 }
 
-/// Nothing for an image of other tools, whose blobs are noted all the same.
-Task<Result<std::optional<Image>>> StoreCheck::read_image(Roots& roots, BlobDigest manifest) {
+void StoreCheck::lead_through(Roots& roots, BlobDigest manifest, CheckedChain& chain) {
+  const NamedImage& known = roots.images[manifest];
+  chain.manifest = manifest;
+  if (known.parts) chain.config = known.parts->config.digest;
+  if (known.image) chain.layers = known.image->layers;
+}
+
+Task<StoreCheck::NamedImage> StoreCheck::read_image(Roots& roots, BlobDigest manifest) {
+  NamedImage out;
   Subject subject;
   subject.blob = manifest;
+  subject.opener = true;
   const std::string object = "manifest " + manifest.str();
   auto text = co_await store_.blobs.read_json(manifest);
-  if (!text) {
-    add_error(object, missing_is_damage(text.error()), subject);
-    co_return text.error();
+  Result<ManifestParts> parts = ManifestParts();
+  if (text) parts = decode_manifest(*text);
+  if (!text || !parts) {
+    roots.complete = false;
+    add_error(object, text ? parts.error() : missing_is_damage(text.error()), subject);
+    co_return out;
   }
-  auto parts = decode_manifest(*text);
-  if (!parts) {
-    add_error(object, parts.error(), subject);
-    co_return parts.error();
-  }
-  subject.blob = parts->config.digest;
-  roots.blobs[parts->config.digest];
-  auto config = co_await store_.blobs.read_json(parts->config.digest);
-  Error why(ErrorCode::kCorrupt, "");
+  out.parts = std::move(*parts);
+  const BlobDigest digest = out.parts->config.digest;
+  auto config = co_await store_.blobs.read_json(digest);
+  Result<Image> image = Error(ErrorCode::kCorrupt, "");
   if (config) {
-    auto image = decode_image(manifest, *parts, *config);
-    if (image) co_return std::optional<Image>(std::move(*image));
-    why = image.error();
+    image = decode_image(manifest, *out.parts, *config);
   } else {
-    why = missing_is_damage(config.error());
+    image = missing_is_damage(config.error());
   }
-  const std::set<std::string> users = roots.blobs[manifest].users;
-  roots.blobs[parts->config.digest].users.insert(users.begin(), users.end());
-  for (const ManifestParts::Blob& layer : parts->layers) {
-    Named& named = roots.blobs[layer.digest];
-    named.size = layer.size;
-    named.users.insert(users.begin(), users.end());
+  if (image) {
+    out.image = std::move(*image);
+  } else if (image.error().code() != ErrorCode::kUnsupported) {  // that is one of other tools
+    subject.blob = digest;
+    add_error("config " + digest.str(), image.error().with_context(object), subject);
   }
-  if (why.code() == ErrorCode::kUnsupported) co_return std::optional<Image>();
-  // A config that does not say what its layers are leaves them to be checked by their digests.
-  add_error("config " + parts->config.digest.str(), why.with_context(object), subject);
-  co_return std::optional<Image>();
+  co_return out;
 }
 
 }  // namespace snap

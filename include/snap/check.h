@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,7 @@ struct Finding {
   struct Lost {
     std::string object;  ///< as in `users`
     std::uint64_t offset = 0;
-    std::uint64_t length = 0;
+    std::optional<std::uint64_t> length;  ///< none: to the end, and the size is not known any more
   };
   std::vector<Lost> lost;
   std::uint64_t bytes = 0;  ///< of a leak, on disk

@@ -154,7 +154,7 @@ def test_what_is_lost_is_named_by_volume_offset_and_length(full):
     found = kinds(check(full, DAMAGE, command="scrub"), "damage")
     assert list(found) == ["layer sha256:" + layer.name]
     finding = found["layer sha256:" + layer.name]
-    assert set(finding["users"]) == {"image base:1", "volume web", "volume killed"}
+    assert set(finding["users"]) == {"image base:1", "volume web", "snapshot web@one", "volume killed"}
     lost = {(r["object"], r["offset"], r["length"]) for r in finding["lost"]}
     assert lost == {(name, 4 * MIB, 64 * KIB)
                     for name in ("image base:1", "volume web", "snapshot web@one", "volume killed")}

@@ -36,9 +36,11 @@ Json report_json(const CheckReport& report) {
   Json findings = Json::array();
   for (const Finding& finding : report.findings) {
     Json lost = Json::array();
-    for (const Finding::Lost& range : finding.lost)
-      lost.push_back(
-          {{"object", range.object}, {"offset", range.offset}, {"length", range.length}});
+    for (const Finding::Lost& range : finding.lost) {
+      Json length;  // null: not known
+      if (range.length) length = *range.length;
+      lost.push_back({{"object", range.object}, {"offset", range.offset}, {"length", length}});
+    }
     Json one{{"kind", word_of(finding.kind)},
              {"object", finding.object},
              {"what", finding.what},
@@ -78,7 +80,8 @@ void print_finding(Context& context, const Finding& finding) {
   }
   for (const Finding::Lost& range : finding.lost) {
     context.print(fmt::format("  lost: {}, offset {}, length {}\n", printable(range.object),
-                              range.offset, range.length));
+                              range.offset,
+                              range.length ? std::to_string(*range.length) : "unknown"));
   }
 }
 
@@ -86,7 +89,8 @@ std::string count(std::size_t n, const char* one, const char* many) {
   return fmt::format("{} {}", n, n == 1 ? one : many);
 }
 
-void print_report(Context& context, const CheckReport& report) {
+/// `no_leaks`: what to say where leaks were not looked for.
+void print_report(Context& context, const CheckReport& report, const char* no_leaks) {
   if (context.options().json) {
     print_json(context, report_json(report));
     return;
@@ -101,11 +105,13 @@ void print_report(Context& context, const CheckReport& report) {
   if (report.bytes_read != 0) line += fmt::format(", {} read", print_size(report.bytes_read));
   if (report.findings.empty()) line += ": all is well";
   context.print(line + "\n");
+  if (!report.leaks_known) context.print(std::string(no_leaks) + "\n");
 }
 
 /// What the exit code says, in a line.
-Task<Result<int>> conclude(Context& context, std::string name, const CheckReport& report) {
-  print_report(context, report);
+Task<Result<int>> conclude(Context& context, std::string name, const CheckReport& report,
+                           const char* no_leaks) {
+  print_report(context, report, no_leaks);
   const std::size_t damage = report.count(Finding::Kind::kDamage);
   const std::size_t unchecked = report.count(Finding::Kind::kUnchecked);
   const std::size_t leaks = report.leaks_left();
@@ -141,7 +147,10 @@ Task<Result<int>> run(Context& context, std::string name, CheckOptions options) 
   auto report = co_await check_store(**store, options, context.progress());
   context.end_progress();
   if (!report) co_return report.error();
-  co_return co_await conclude(context, name, *report);
+  const char* no_leaks =
+      options.leaks ? "leaks were not looked for: not all that may name something can be read"
+                    : "leaks were not looked for: 'check' does that";
+  co_return co_await conclude(context, name, *report, no_leaks);
 }
 
 Task<Result<int>> run_check(Context& context, CheckCommand command) {
