@@ -8,6 +8,7 @@
 
 #include "engine/store/chain_ops.h"
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 
 namespace snap {
 
@@ -83,6 +84,7 @@ Task<Result<void>> Store::rollback(std::string_view name, std::string_view snaps
   if (!found) co_return found.error();
   auto done = co_await restart_from(*impl_, *volume, rolled_back(volume->stored.record, *found));
   if (!done) co_return done.error().with_context("roll " + volume_name + " back");
+  co_await note_room(*this);
   co_return Result<void>();
 }
 
@@ -96,6 +98,7 @@ Task<Result<void>> Store::reset(std::string_view name) {
   next.sealed.clear();
   auto done = co_await restart_from(*impl_, *volume, std::move(next));
   if (!done) co_return done.error().with_context("reset " + volume_name);
+  co_await note_room(*this);
   co_return Result<void>();
 }
 
@@ -121,6 +124,7 @@ Task<Result<void>> Store::remove_snapshot(std::string_view name, std::string_vie
   // The new record stands; what cannot be removed now is left to prune.
   auto dropped = co_await impl_->drop_deltas(std::move(freed), false);
   static_cast<void>(dropped);
+  co_await note_room(*this);
   co_return Result<void>();
 }
 

@@ -105,7 +105,7 @@ Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer, RoomWa
 
 /// Refuses what is known not to fit, before anything is read twice or written.
 Task<Result<Store::Room>> room_for(Store& store, ImportSource& source, bool compressed) {
-  auto room = co_await store.room();
+  auto room = co_await noted_room(store);
   if (!room) co_return room.error();
   if (room->left() < layer_bytes(0))
     co_return no_room(in_units(layer_bytes(0)), *room, store.path());

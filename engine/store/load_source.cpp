@@ -99,7 +99,7 @@ Result<void> LoadSource::take_room(std::uint64_t bytes) {
 }
 
 Task<Result<void>> LoadSource::fetch_all() {
-  auto room = co_await whole_->room();
+  auto room = co_await noted_room(*whole_);
   if (!room) co_return room.error().with_context("load " + path_);
   room_ = std::move(*room);
   const std::string* path = &path_;

@@ -6,6 +6,7 @@
 // two, the volumes of one process share a quota of what was left, so that process alone never
 // exceeds it; several processes may, by what the others write between two measurements.
 #include <algorithm>
+#include <utility>
 
 #include "engine/store/image_store.h"
 #include "engine/store/names.h"
@@ -72,13 +73,20 @@ std::map<std::string, std::uint64_t> numbers_of(const Store::Room& room) {
   return out;
 }
 
+/// What must be left for a crossing of the low-water mark to end: an eighth more than the mark, but
+/// no more than an empty store may have, on a disk of `disk` bytes.
+std::uint64_t enough_above(std::uint64_t low, const Store::Room& room, std::uint64_t disk) {
+  const std::uint64_t most = std::min(disk, room.limits.limit.value_or(kEndless));
+  return low + std::min(low / 8, (most - std::min(most, low)) / 2);
+}
+
 /// Whether a mark holds now; nothing in the band between, where it holds if it did before.
-std::optional<bool> holds(EventLog::Mark mark, const Store::Room& room) {
+std::optional<bool> holds(EventLog::Mark mark, const Store::Room& room, std::uint64_t disk) {
   if (mark == EventLog::Mark::kLowWater) {
     if (!room.limits.low_water) return false;
     const std::uint64_t low = *room.limits.low_water;
     if (room.left() < low) return true;
-    if (room.left() >= low + low / 8) return false;
+    if (room.left() >= enough_above(low, room, disk)) return false;
     return std::nullopt;
   }
   if (!room.limits.limit) return false;
@@ -114,6 +122,36 @@ StoreEvent event_of(EventLog::Mark mark, bool on, const Store::Room& room) {
   return event;
 }
 
+/// Measures the room, and has what this process writes to its volumes keep to the limit.
+Task<Result<Store::Room>> measure(Store& store) {
+  BlockQuota& quota = *store.impl().quota;
+  // Blocks that are taken while the files are looked at count, whether they were seen or not.
+  const std::int64_t taken = quota.taken();
+  auto room = co_await store.room();
+  if (!room) co_return room;
+  const std::uint64_t left = room->left_of_limit();
+  quota.set_bound(left == kEndless ? BlockQuota::kEndless
+                                   : taken + static_cast<std::int64_t>(left / kBlockSize));
+  co_return room;
+}
+
+/// Notes which marks hold. What is news to the store is among its events then, and in `untold`.
+Task<Result<void>> note_marks(Store::Impl& store, const Store::Room& room) {
+  auto disk = co_await store.root->space();
+  if (!disk) co_return disk.error();
+  for (const EventLog::Mark mark : {EventLog::Mark::kLowWater, EventLog::Mark::kLimit}) {
+    const auto now = holds(mark, room, disk->total);
+    std::optional<bool>& known = store.known_marks[static_cast<std::size_t>(mark)];
+    if (!now || now == known || store.denied) continue;
+    StoreEvent event = event_of(mark, *now, room);
+    auto news = co_await store.events.change(mark, *now, event);
+    if (!news) co_return news.error();
+    known = now;
+    if (*news) store.untold.push_back(std::move(event));
+  }
+  co_return Result<void>();
+}
+
 }  // namespace
 
 std::uint64_t Store::Room::left_of_limit() const noexcept {
@@ -144,7 +182,10 @@ Task<Result<void>> Store::set_limits(Limits limits) {
   if (settings) next = std::move(*settings);
   next.limits = limits;
   auto written = co_await write_settings(*impl_->root, next);
-  co_return written;
+  if (!written) co_return written;
+  lock->release();
+  co_await note_room(*this);
+  co_return Result<void>();
 }
 
 Task<Result<Store::Room>> Store::room() {
@@ -164,25 +205,11 @@ Task<Result<Store::Room>> Store::room() {
 }
 
 Task<Result<std::vector<StoreEvent>>> Store::watch_room() {
-  // Blocks that are taken while the files are looked at count, whether they were seen or not.
-  const std::int64_t taken = impl_->quota->taken();
-  auto room = co_await this->room();
+  auto room = co_await measure(*this);
   if (!room) co_return room.error();
-  const std::uint64_t left = room->left_of_limit();
-  impl_->quota->set_bound(left == kEndless ? BlockQuota::kEndless
-                                           : taken + static_cast<std::int64_t>(left / kBlockSize));
-  std::vector<StoreEvent> events;
-  for (const EventLog::Mark mark : {EventLog::Mark::kLowWater, EventLog::Mark::kLimit}) {
-    const auto now = holds(mark, *room);
-    std::optional<bool>& known = impl_->known_marks[static_cast<std::size_t>(mark)];
-    if (!now || now == known || impl_->denied) continue;
-    StoreEvent event = event_of(mark, *now, *room);
-    auto news = co_await impl_->events.change(mark, *now, event);
-    if (!news) co_return news.error();
-    known = now;
-    if (*news) events.push_back(std::move(event));
-  }
-  co_return events;
+  auto noted = co_await note_marks(*impl_, *room);
+  if (!noted) co_return noted.error();
+  co_return std::exchange(impl_->untold, {});
 }
 
 Task<Result<void>> Store::prepare_events() {
@@ -223,16 +250,24 @@ Error no_room(std::string_view needed, const Store::Room& room, std::string_view
   return Error(ErrorCode::kNoSpace, why + std::string(hint));
 }
 
+Task<Result<Store::Room>> noted_room(Store& store) {
+  auto room = co_await measure(store);
+  if (!room) co_return room;
+  auto noted = co_await note_marks(store.impl(), *room);
+  static_cast<void>(noted);  // events are advice
+  co_return room;
+}
+
 Task<Result<void>> require_room(Store& store, std::uint64_t needed, std::string_view hint) {
-  auto room = co_await store.room();
+  auto room = co_await noted_room(store);
   if (!room) co_return room.error();
   if (needed <= room->left()) co_return Result<void>();
   co_return no_room(in_units(needed), *room, store.path(), hint);
 }
 
 Task<void> note_room(Store& store) {
-  auto events = co_await store.watch_room();
-  static_cast<void>(events);  // what it is called after has succeeded, and a server looks again
+  auto room = co_await noted_room(store);
+  static_cast<void>(room);  // what it is called after has succeeded, and a server looks again
 }
 
 }  // namespace snap

@@ -23,9 +23,12 @@ std::string in_units(std::uint64_t bytes);
 /// NoSpace: which of limit and disk is short, what is needed, what there is, what to do, `hint`.
 Error no_room(std::string_view needed, const Store::Room& room, std::string_view path,
               std::string_view hint = {});
+/// Store::room() for who is about to take space. What it shows is noted as watch_room() does: what
+/// is refused ends here, and must not leave a crossing untold.
+Task<Result<Store::Room>> noted_room(Store& store);
 /// NoSpace, as above, if there is less room than that.
 Task<Result<void>> require_room(Store& store, std::uint64_t needed, std::string_view hint = {});
-/// watch_room() after a command that took space.
+/// watch_room() after a command that took or freed space, or changed the limits.
 Task<void> note_room(Store& store);
 
 }  // namespace snap

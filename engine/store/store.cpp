@@ -8,6 +8,7 @@
 
 #include "engine/store/format_file.h"
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "engine/store/sweep.h"
 #include "snap/version.h"
 
@@ -231,6 +232,7 @@ Task<Result<Store::Removed>> Store::prune(bool dry_run) {
   if (!removed) co_return removed.error();
   auto swept = co_await sweep_scratch(*impl_->tmp);
   if (!swept) co_return swept.error();
+  co_await note_room(*this);
   co_return removed;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "engine/store/store_impl.h"
 #include "engine/store/sweep.h"
 
@@ -175,6 +176,7 @@ Task<Result<Store::Removed>> Store::remove_image(std::string_view name_or_id, bo
     if (!untagged) co_return untagged.error();
     auto disposed = co_await dispose(*impl_, std::move(garbage), std::move(*held));
     if (!disposed) co_return disposed.error();
+    co_await note_room(*this);
   }
   out.deleted = std::move(removed.deleted);
   out.freed = removed.freed;

@@ -47,6 +47,8 @@ class Store::Impl {
   std::shared_ptr<BlockQuota> quota = std::make_shared<BlockQuota>();
   /// What the store's events know of each mark, as far as this process has looked.
   std::array<std::optional<bool>, 2> known_marks;
+  /// What this process has found to be news of its store and watch_room() has not given yet.
+  std::vector<StoreEvent> untold;
 
   /// Why the store may only be read, if so (a feature of a later release).
   std::optional<Error> denied;

@@ -193,6 +193,7 @@ Task<Result<Store::Removed>> Store::remove_volume(std::string_view name, bool dr
   auto removed = co_await impl_->drop_deltas(std::move(deltas), false);
   // The volume is gone, which is what was asked for; what could not be reclaimed now (a busy store,
   // another volume that is damaged) waits for prune, which says why.
+  co_await note_room(*this);
   if (removed) co_return removed;
   Removed out;
   out.kept = removed.error();

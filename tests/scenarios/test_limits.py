@@ -311,6 +311,28 @@ def test_a_command_tells_of_a_mark_that_it_crosses(small):
     assert [e["event"] for e in events(snap)] == ["low-water"]
 
 
+def test_each_crossing_is_told_without_a_server(snap):
+    snap("init", "--limit", "20M", "--low-water", "5M")
+    told = []
+    for i in range(3):
+        snap.image("a:1", noise(16 * MIB, i))
+        assert [e["event"] for e in events(snap)] == told + ["low-water"]
+        snap("rmi", "--yes", "a:1")
+        told += ["low-water", "store-normal"]
+        assert [e["event"] for e in events(snap)] == told
+    # A mark that an eighth more of would be above the limit.
+    snap("set", "--low-water", "19M")
+    for i in range(2):
+        snap.image("a:1", noise(2 * MIB, i))
+        snap("rmi", "--yes", "a:1")
+        told += ["low-water", "store-normal"]
+        assert [e["event"] for e in events(snap)] == told
+    # What changes is the mark, and not what is left.
+    snap.image("a:1", noise(2 * MIB, 1))
+    snap("set", "--low-water", "1M")
+    assert [e["event"] for e in events(snap)] == told + ["low-water", "store-normal"]
+
+
 # ---- A full disk
 
 

@@ -1,0 +1,188 @@
+// The store's limit and its low-water mark: what tells of a crossing, and what is refused.
+#include <catch2/catch.hpp>
+
+#include "engine/store/event_log.h"
+#include "engine/store/ops_test_support.h"
+
+namespace snap {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+/// A store with limits, on the simulated disk.
+struct Limited {
+  Limited(std::optional<std::uint64_t> limit, std::optional<std::uint64_t> low_water) {
+    set(limit, low_water);
+  }
+  void set(std::optional<std::uint64_t> limit, std::optional<std::uint64_t> low_water) {
+    Store::Limits limits;
+    limits.limit = limit;
+    limits.low_water = low_water;
+    must(rig.run(rig.store->set_limits(limits)));
+  }
+  /// The kinds of the store's events, in order.
+  std::vector<std::string> events() const {
+    std::vector<std::string> kinds;
+    const auto files = rig.disk.visible_files();
+    const auto log = files.find("events/log");
+    if (log == files.end()) return kinds;
+    const std::string_view text(reinterpret_cast<const char*>(log->second.data()),
+                                log->second.size());
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = std::min(text.find('\n', at), text.size());
+      const auto event = decode_event(text.substr(at, end - at));
+      kinds.push_back(event ? event->kind : "not an event");
+      at = end + 1;
+    }
+    return kinds;
+  }
+  std::uint64_t used() { return must(rig.run(rig.store->room())).used; }
+  void fill(const std::string& image, std::uint64_t bytes, std::uint64_t seed = 1) {
+    rig.import(image, random_bytes(bytes, seed));
+  }
+  void remove_image(const std::string& name) {
+    must(rig.run(rig.store->remove_image(name, false, false)));
+  }
+  Result<void> write(OpenVolume& volume, std::uint64_t at, std::uint64_t bytes,
+                     std::uint64_t seed) {
+    const Bytes data = random_bytes(bytes, seed);
+    return rig.run(volume.volume().write(ByteOffset(at), data, {}));
+  }
+  Result<void> snapshot(OpenVolume& volume, std::string name) {
+    const auto made = rig.run(rig.store->snapshot(volume, std::move(name)));
+    return made ? Result<void>() : made.error();
+  }
+
+  StoreRig rig{"simulated"};
+};
+
+/// A blob that nothing names.
+Task<Result<void>> leave_blob(Store::Impl* store, std::uint64_t bytes) {
+  auto scratch = co_await store->scratch();
+  if (!scratch) co_return scratch.error();
+  const Bytes data = random_bytes(bytes, 3);
+  auto file = co_await scratch->dir().open("blob", kNewBlob);
+  if (!file) co_return file.error();
+  auto written = co_await write_all(**file, data, ByteOffset(0));
+  if (!written) co_return written.error();
+  auto adopted = co_await store->blobs.adopt(scratch->dir(), "blob", BlobDigest{sha256(data)});
+  if (!adopted) co_return adopted.error();
+  auto removed = co_await scratch->remove();
+  co_return removed;
+}
+
+using Kinds = std::vector<std::string>;
+
+}  // namespace
+
+// ---- Events
+
+TEST_CASE("each crossing of a mark is told, where commands alone use the store") {
+  Limited s(2 * kMiB, kMiB / 2);
+  Kinds expected;
+  for (const char* name : {"a:1", "a:2", "a:3"}) {
+    s.fill(name, 7 * kMiB / 4);
+    expected.push_back("low-water");
+    CHECK(s.events() == expected);
+    s.remove_image(name);
+    expected.push_back("store-normal");
+    CHECK(s.events() == expected);
+  }
+}
+
+TEST_CASE("whatever frees space ends a crossing") {
+  Limited s(4 * kMiB, kMiB);
+  s.rig.create("v", std::nullopt, 8 * kMiB);
+  std::unique_ptr<OpenVolume> volume = s.rig.open("v");
+  must(s.snapshot(*volume, "clean"));
+  must(s.write(*volume, 0, 7 * kMiB / 2, 1));
+  Store& store = *s.rig.store;
+  SECTION("a volume is removed") {
+    s.rig.close(std::move(volume));
+    must(s.rig.run(store.watch_room()));
+    must(s.rig.run(store.remove_volume("v", false)));
+  }
+  SECTION("a volume is reset") {
+    s.rig.close(std::move(volume));
+    must(s.rig.run(store.watch_room()));
+    must(s.rig.run(store.reset("v")));
+  }
+  SECTION("a volume is rolled back") {
+    s.rig.close(std::move(volume));
+    must(s.rig.run(store.watch_room()));
+    must(s.rig.run(store.rollback("v", "clean")));
+  }
+  SECTION("a snapshot is removed") {
+    must(s.snapshot(*volume, "full"));
+    s.rig.close(std::move(volume));
+    must(s.rig.run(store.rollback("v", "clean")));
+    must(s.rig.run(store.watch_room()));
+    must(s.rig.run(store.remove_snapshot("v", "full")));
+  }
+  SECTION("the limit is raised") {
+    s.rig.close(std::move(volume));
+    must(s.rig.run(store.watch_room()));
+    s.set(16 * kMiB, kMiB);
+  }
+  CHECK(s.events() == Kinds{"low-water", "store-normal"});
+}
+
+TEST_CASE("a prune ends a crossing") {
+  Limited s(2 * kMiB, kMiB / 2);
+  // What was adopted by a command that died before it named it.
+  must(s.rig.run(leave_blob(&s.rig.store->impl(), 7 * kMiB / 4)));
+  must(s.rig.run(s.rig.store->watch_room()));
+  CHECK(s.events() == Kinds{"low-water"});
+  must(s.rig.run(s.rig.store->prune(false)));
+  CHECK(s.events() == Kinds{"low-water", "store-normal"});
+}
+
+TEST_CASE("a command that is refused tells of what it found") {
+  Limited s(2 * kMiB, kMiB / 2);
+  s.rig.create("v", std::nullopt, 8 * kMiB);
+  std::unique_ptr<OpenVolume> volume = s.rig.open("v");
+  must(s.write(*volume, 0, 3 * kMiB / 2, 1));
+  CHECK(s.events().empty());
+  SECTION("an import") {
+    const auto refused = s.rig.run(import_bytes(*s.rig.store, "a:1", random_bytes(kMiB, 2)));
+    CHECK(refused.error().code() == ErrorCode::kNoSpace);
+  }
+  SECTION("a commit") {
+    const auto refused = s.rig.run(s.rig.store->commit(*volume, {}, Progress{}));
+    CHECK(refused.error().code() == ErrorCode::kNoSpace);
+  }
+  SECTION("a load") {
+    const auto refused = s.rig.run(s.rig.store->load("/nowhere", Progress{}, nullptr));
+    CHECK_FALSE(refused);
+  }
+  CHECK(s.events() == Kinds{"low-water"});
+  s.rig.close(std::move(volume));
+}
+
+TEST_CASE("a crossing of a mark near to the limit, or to the disk's size, ends as well") {
+  Limited s(std::nullopt, std::nullopt);
+  std::uint64_t bytes = 0;
+  SECTION("a limit") {
+    s.set(8 * kMiB, 15 * kMiB / 2);
+    bytes = kMiB;
+  }
+  SECTION("the disk") {
+    s.rig.disk.set_space_limit(64 * kMiB);
+    s.set(std::nullopt, 60 * kMiB);
+    bytes = 5 * kMiB;
+  }
+  SECTION("a limit that the disk is too small for") {
+    s.rig.disk.set_space_limit(64 * kMiB);
+    s.set(80 * kMiB, 60 * kMiB);
+    bytes = 5 * kMiB;
+  }
+  Kinds expected;
+  for (const char* name : {"a:1", "a:2"}) {
+    s.fill(name, bytes);
+    s.remove_image(name);
+    expected.insert(expected.end(), {"low-water", "store-normal"});
+    CHECK(s.events() == expected);
+  }
+}
+
+}  // namespace snap
