@@ -2,13 +2,17 @@
 #include "engine/store/chain_ops.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "engine/store/names.h"
+#include "engine/store/space.h"
 #include "snap/limits.h"
 
 namespace snap {
 
 namespace {
+
+constexpr std::uint64_t kChunksPerTurn = 16384;  // looked at between two turns of the loop
 
 /// Removes deltas that a change has freed. What cannot be removed now (a sweep would have to wait
 /// for a command that adds, or the file system fails) is left to prune: the change itself stands.
@@ -42,11 +46,23 @@ Image anonymous_image(std::optional<Image> below, const PackedLayer& layer, std:
   return image;
 }
 
-Task<Result<void>> make_room_through(OpenVolume::Impl& volume, Scratch& scratch) {
+/// Refuses what the store or its disk would not hold: while the snapshots are packed their data is
+/// there twice, and it stays so as long as they are kept.
+Task<Result<void>> require_room_to_pack(Store& store, Volume::Parts parts, bool compressed) {
+  std::uint64_t data = 0;
+  parts.delta = nullptr;
+  if (!compressed) data = co_await data_above_image(std::move(parts));
+  auto required = co_await require_room(
+      store, layer_bytes(data),
+      "; or remove snapshots, or commit the volume with --compress, which takes less");
+  co_return required;
+}
+
+Task<Result<void>> make_room_through(OpenVolume::Impl& volume, Scratch& scratch,
+                                     PackOptions packing) {
   const Volume::Parts parts = volume.volume->parts();
   // What the delta on top hides of them for good need not be kept.
-  const PackOptions options;
-  auto layer = co_await pack_sealed(scratch, parts, 0, parts.floor, options);
+  auto layer = co_await pack_sealed(scratch, parts, 0, parts.floor, std::move(packing));
   if (!layer) co_return layer.error();
   auto below = co_await image_below(volume);
   if (!below) co_return below.error();
@@ -132,26 +148,55 @@ Task<Result<void>> replace_base(OpenVolume::Impl& volume, std::size_t count, con
   co_return Result<void>();
 }
 
-Task<Result<void>> make_room(OpenVolume::Impl& volume) {
+Task<Result<void>> make_room(Store& store, OpenVolume::Impl& volume, PackOptions packing) {
   if (volume.stored.record.sealed.size() < kMaxSealedDeltas) co_return Result<void>();
+  constexpr const char* kContext = "pack the older snapshots";
+  const bool compressed = packing.encoding != Encoding::kRaw;
+  auto room = co_await require_room_to_pack(store, volume.volume->parts(), compressed);
+  if (!room) co_return room.error().with_context(kContext);
   auto scratch = co_await volume.store->scratch();
   if (!scratch) co_return scratch.error();
-  auto packed = co_await make_room_through(volume, *scratch);
+  auto packed = co_await make_room_through(volume, *scratch, std::move(packing));
   auto removed = co_await scratch->remove();
   static_cast<void>(removed);  // swept when the store is opened next
-  if (!packed) co_return packed.error().with_context("pack the older snapshots");
+  if (!packed) co_return packed.error().with_context(kContext);
+  co_await note_room(store);
   co_return Result<void>();
 }
 
-Task<Result<AsyncMutex::Guard>> lock_with_room(OpenVolume::Impl& volume) {
+Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& volume) {
   AsyncMutex::Guard changing = co_await volume.changing.lock();
   if (volume.stored.record.sealed.size() < kMaxSealedDeltas) co_return std::move(changing);
   changing.release();
   AsyncMutex::Guard committing = co_await volume.committing.lock();
   changing = co_await volume.changing.lock();
-  auto room = co_await make_room(volume);
+  PackOptions packing;
+  auto room = co_await make_room(store, volume, std::move(packing));
   if (!room) co_return room.error();
   co_return std::move(changing);
+}
+
+Task<std::uint64_t> data_above_image(Volume::Parts parts) {
+  std::vector<const Delta*> deltas;
+  if (parts.delta != nullptr) deltas.push_back(parts.delta.get());
+  for (const Volume::Sealed& sealed : parts.sealed)
+    deltas.push_back(sealed.delta.get());
+  std::uint64_t blocks = 0;
+  for (std::size_t i = 0; i < deltas.size(); ++i) {
+    std::uint64_t seen = 0;
+    for (auto chunk = deltas[i]->next_present(ChunkIndex(0)); chunk;
+         chunk = deltas[i]->next_present(*chunk + 1)) {
+      BlockMask hidden = 0;
+      for (std::size_t above = 0; above < i; ++above) {
+        const BlockState state = deltas[above]->lookup(*chunk);
+        hidden |= state.data | state.zero;
+      }
+      const auto mask = static_cast<BlockMask>(deltas[i]->lookup(*chunk).data & ~hidden);
+      blocks += static_cast<unsigned>(std::popcount(mask));
+      if (++seen % kChunksPerTurn == 0) co_await yield_now();
+    }
+  }
+  co_return blocks* kBlockSize;
 }
 
 std::optional<BlobDigest> reset_target(const VolumeRecord& record) {

@@ -34,11 +34,14 @@ bool top_is_clean(const Volume::Parts& parts) noexcept;
 Task<Result<Volume::Pause>> push_delta(OpenVolume::Impl& volume, VolumeRecord next);
 
 /// Makes room for one more sealed delta: at kMaxSealedDeltas all of them are packed into an image
-/// that only this volume's record names. The caller holds volume.committing and volume.changing,
-/// not the store lock.
-Task<Result<void>> make_room(OpenVolume::Impl& volume);
+/// that only this volume's record names. NoSpace, before anything is written, if that may not fit.
+/// The caller holds volume.committing and volume.changing, not the store lock.
+Task<Result<void>> make_room(Store& store, OpenVolume::Impl& volume, PackOptions packing);
 /// volume.changing, with room for one more sealed delta. Waits for a commit only where it must.
-Task<Result<AsyncMutex::Guard>> lock_with_room(OpenVolume::Impl& volume);
+Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& volume);
+
+/// Bytes of data in the delta on top and the sealed ones, each block once.
+Task<std::uint64_t> data_above_image(Volume::Parts parts);
 
 /// Packs the sealed deltas first.. of `parts` into scratch; `size` is that of the layer.
 Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, Volume::Parts parts, std::size_t first,

@@ -10,7 +10,6 @@
 // rest. Killed in 3, perhaps the image is there already and the volume still reads through its
 // sealed deltas: the content is the same (docs/durability.md, Publish).
 #include <algorithm>
-#include <bit>
 
 #include "engine/store/chain_ops.h"
 #include "engine/store/names.h"
@@ -21,8 +20,7 @@ namespace snap {
 
 namespace {
 
-constexpr std::size_t kShortId = 12;             // hex digits, as people see them
-constexpr std::uint64_t kChunksPerTurn = 16384;  // looked at between two turns of the loop
+constexpr std::size_t kShortId = 12;  // hex digits, as people see them
 
 /// What is committed: fixed by the seal, whatever happens to the volume meanwhile.
 struct Sealed {
@@ -31,11 +29,11 @@ struct Sealed {
   std::chrono::microseconds pause{0};
 };
 
-Task<Result<Sealed>> seal(OpenVolume::Impl& volume) {
+Task<Result<Sealed>> seal(Store& store, OpenVolume::Impl& volume, PackOptions packing) {
   auto changing = co_await volume.changing.lock();
   Sealed sealed;
   if (!top_is_clean(volume.volume->parts())) {
-    auto room = co_await make_room(volume);
+    auto room = co_await make_room(store, volume, std::move(packing));
     if (!room) co_return room.error();
     auto lock = co_await volume.store->lock.shared("commit " + volume.stored.record.name);
     if (!lock) co_return lock.error();
@@ -46,30 +44,6 @@ Task<Result<Sealed>> seal(OpenVolume::Impl& volume) {
   sealed.parts = volume.volume->parts();
   sealed.size = volume.stored.record.size;
   co_return sealed;
-}
-
-/// Bytes of data in the delta on top and the sealed ones, each block once.
-Task<std::uint64_t> data_above_image(Volume::Parts parts) {
-  std::vector<const Delta*> deltas;
-  if (parts.delta != nullptr) deltas.push_back(parts.delta.get());
-  for (const Volume::Sealed& sealed : parts.sealed)
-    deltas.push_back(sealed.delta.get());
-  std::uint64_t blocks = 0;
-  for (std::size_t i = 0; i < deltas.size(); ++i) {
-    std::uint64_t seen = 0;
-    for (auto chunk = deltas[i]->next_present(ChunkIndex(0)); chunk;
-         chunk = deltas[i]->next_present(*chunk + 1)) {
-      BlockMask hidden = 0;
-      for (std::size_t above = 0; above < i; ++above) {
-        const BlockState state = deltas[above]->lookup(*chunk);
-        hidden |= state.data | state.zero;
-      }
-      const auto mask = static_cast<BlockMask>(deltas[i]->lookup(*chunk).data & ~hidden);
-      blocks += static_cast<unsigned>(std::popcount(mask));
-      if (++seen % kChunksPerTurn == 0) co_await yield_now();
-    }
-  }
-  co_return blocks* kBlockSize;
 }
 
 /// Refuses before the seal what the store or its disk would not hold. What a layer leaves out
@@ -199,7 +173,10 @@ Task<Result<Image>> Commit::publish(std::optional<PackedLayer> layer) {
 
 Task<Result<Store::Committed>> Commit::run() {
   const auto begin = EventLoop::current()->now();
-  auto sealed = co_await seal(volume_);
+  PackOptions older;  // what has to be packed before the seal is not the work that is told of
+  older.encoding = pack_options().encoding;
+  older.zstd_level = options_.zstd_level;
+  auto sealed = co_await seal(store_, volume_, std::move(older));
   if (!sealed) co_return sealed.error();
   sealed_ = std::move(*sealed);
   // What is written from now on is no part of it: who has paused writes lets them go.

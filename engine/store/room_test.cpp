@@ -3,11 +3,17 @@
 
 #include "engine/store/event_log.h"
 #include "engine/store/ops_test_support.h"
+#include "snap/limits.h"
 
 namespace snap {
 namespace {
 
 constexpr std::uint64_t kMiB = 1u << 20;
+
+template <class T>
+Result<void> nothing_of(const Result<T>& result) {
+  return result ? Result<void>() : Result<void>(result.error());
+}
 
 /// A store with limits, on the simulated disk.
 struct Limited {
@@ -49,8 +55,7 @@ struct Limited {
     return rig.run(volume.volume().write(ByteOffset(at), data, {}));
   }
   Result<void> snapshot(OpenVolume& volume, std::string name) {
-    const auto made = rig.run(rig.store->snapshot(volume, std::move(name)));
-    return made ? Result<void>() : made.error();
+    return nothing_of(rig.run(rig.store->snapshot(volume, std::move(name))));
   }
 
   StoreRig rig{"simulated"};
@@ -183,6 +188,46 @@ TEST_CASE("a crossing of a mark near to the limit, or to the disk's size, ends a
     expected.insert(expected.end(), {"low-water", "store-normal"});
     CHECK(s.events() == expected);
   }
+}
+
+// ---- Snapshots that have to be packed
+
+TEST_CASE("a snapshot that the limit has no room to pack the older ones for is refused as it is") {
+  Limited s(20 * kMiB, std::nullopt);
+  s.rig.create("v", std::nullopt, 64 * kMiB);
+  std::unique_ptr<OpenVolume> volume = s.rig.open("v");
+  Store& store = *s.rig.store;
+  for (std::size_t i = 0; i < kMaxSealedDeltas; ++i) {
+    must(s.write(*volume, i * 2 * kMiB, 2 * kMiB, i));
+    must(s.snapshot(*volume, "s" + std::to_string(i)));
+  }
+  must(s.write(*volume, 32 * kMiB, kMiB / 16, 9));
+  const Bytes before = s.rig.content(*volume);
+  const std::uint64_t used = s.used();
+  const std::uint64_t changes = s.rig.disk.changes();
+  Store::CommitOptions options;
+  for (const Result<void>& refused :
+       {s.snapshot(*volume, "s8"), nothing_of(s.rig.run(store.clone(*volume, "w"))),
+        nothing_of(s.rig.run(store.freeze(*volume))),
+        nothing_of(s.rig.run(store.commit(*volume, options, Progress{})))}) {
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code() == ErrorCode::kNoSpace);
+    CHECK(refused.error().message().find("set --limit") != std::string::npos);
+    CHECK(refused.error().message().find("--compress") != std::string::npos);
+  }
+  CHECK(s.rig.disk.changes() == changes);
+  CHECK(s.used() == used);
+  CHECK(used <= 20 * kMiB);
+  must(s.write(*volume, 33 * kMiB, kMiB, 10));  // writes go on
+  CHECK(s.rig.entries({"volumes"}) == Kinds{"v"});
+  s.set(40 * kMiB, std::nullopt);
+  must(s.snapshot(*volume, "s8"));
+  CHECK(s.used() <= 40 * kMiB);
+  CHECK(volume->record().sealed.size() == 1);
+  Bytes now = s.rig.content(*volume);
+  CHECK(std::equal(before.begin(), before.begin() + 33 * kMiB, now.begin()));
+  s.rig.close(std::move(volume));
+  check_no_leftovers(s.rig);
 }
 
 }  // namespace snap

@@ -83,7 +83,7 @@ Task<Result<VolumeRecord>> publish_clone(OpenVolume::Impl& source, VolumeLock& l
 
 Task<Result<Volume::Pause>> Store::snapshot(OpenVolume& volume, std::string name) {
   OpenVolume::Impl& open = volume.impl();
-  auto turn = co_await lock_with_room(open);
+  auto turn = co_await lock_with_room(*this, open);
   if (!turn) co_return turn.error();
   auto valid = check_new_snapshot(open.stored.record, name);
   if (!valid) co_return valid.error();
@@ -106,7 +106,7 @@ Task<Result<Volume::Pause>> Store::snapshot(OpenVolume& volume, std::string name
 
 Task<Result<Volume::Pause>> Store::freeze(OpenVolume& volume) {
   OpenVolume::Impl& open = volume.impl();
-  auto turn = co_await lock_with_room(open);
+  auto turn = co_await lock_with_room(*this, open);
   if (!turn) co_return turn.error();
   auto lock = co_await open.store->lock.shared("freeze " + open.stored.record.name);
   if (!lock) co_return lock.error();
@@ -118,7 +118,7 @@ Task<Result<VolumeRecord>> Store::clone(OpenVolume& volume, std::string new_name
   OpenVolume::Impl& source = volume.impl();
   auto valid = check_volume_name(new_name);
   if (!valid) co_return valid.error();
-  auto turn = co_await lock_with_room(source);
+  auto turn = co_await lock_with_room(*this, source);
   if (!turn) co_return turn.error();
   const Holder holder = this_process();
   auto lock = co_await source.store->volumes.lock_new(new_name, holder);
