@@ -133,6 +133,7 @@ Task<Result<CheckReport>> StoreCheck::run() {
   co_await drop_what_is_gone();
   for (std::size_t i = 0; i < report_.findings.size(); ++i)
     name_users(report_.findings[i], subjects_[i]);
+  co_await find_lost_records();
   if (options_.leaks) {
     co_await find_leaks();
     co_await find_leftovers();

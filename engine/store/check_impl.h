@@ -131,6 +131,7 @@ class StoreCheck {
 
   // check_roots.cpp
   Task<void> gather(Roots& roots);
+  Task<void> find_lost_records();
   Task<void> gather_entry(Roots& roots, IndexEntry entry, int depth);
   Task<void> gather_nested(Roots& roots, IndexEntry entry, int depth);
   Task<void> gather_volume(Roots& roots, StoredVolume volume);
@@ -187,6 +188,7 @@ class StoreCheck {
   std::vector<Subject> subjects_;  ///< of the findings, one each
   std::set<std::string> seen_;     ///< objects that have a finding
   std::set<std::string> foreign_;  ///< names in blobs/ and deltas/ that do not belong there
+  std::set<std::string> lost_;     ///< volumes that have lost their records
   Roots roots_;
   std::map<BlobDigest, std::uint64_t> layer_sizes_;  ///< virtual sizes
 };

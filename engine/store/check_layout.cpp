@@ -150,8 +150,8 @@ Task<void> StoreCheck::check_volume_folder(std::string name) {
   if (!dir) co_return;  // removed since it was listed, or gather() tells
   const auto entries = co_await list(**dir, "volumes/" + name);
   for (const DirEntry& entry : entries) {
-    const bool ours =
-        entry.name == "volume.json" || entry.name == "lock" || is_temporary_name(entry.name);
+    const bool ours = entry.name == kVolumeRecord || entry.name == kVolumeRemoved ||
+                      entry.name == kVolumeLock || is_temporary_name(entry.name);
     if (!ours || entry.type != Type::kFile)
       add_foreign("volumes/" + name + "/" + entry.name, entry.type);
   }
@@ -250,20 +250,22 @@ Task<void> StoreCheck::find_volume_leftovers() {
   }
 }
 
-/// A folder without a record, and replacements of a record that were cut short.
+/// A folder without a record, and what was cut short beside one: a replacement, a creation.
 Task<void> StoreCheck::find_leftovers_of(std::string name) {
+  if (lost_.contains(name)) co_return;
   const std::string path = "volumes/" + name;
   auto dir = co_await store_.volumes.volumes_dir().open_dir(name);
   if (!dir) co_return;
-  const bool free = co_await is_free(**dir, "lock");
+  const bool free = co_await is_free(**dir, kVolumeLock);
   if (!free) co_return;  // someone works on it
   const auto entries = co_await list(**dir, path);
   std::map<std::string, std::uint64_t> cut_short;
   bool record = false, foreign = false;
   for (const DirEntry& entry : entries) {
-    if (entry.name == "volume.json") record = true;
+    if (entry.name == kVolumeRecord) record = true;
     if (foreign_.contains(path + "/" + entry.name)) foreign = true;
-    if (entry.type == Type::kFile && is_temporary_name(entry.name))
+    const bool left = entry.name == kVolumeRemoved || is_temporary_name(entry.name);
+    if (entry.type == Type::kFile && left)
       cut_short[entry.name] = co_await allocated_in(**dir, entry.name);
   }
   const bool repair = options_.repair && !store_.denied && report_.leaks_known;
@@ -286,8 +288,10 @@ Task<void> StoreCheck::find_leftovers_of(std::string name) {
   }
   for (const auto& [temporary, allocated] : cut_short) {
     auto there = co_await (*dir)->stat(temporary);
-    add_leftover(path + "/" + temporary, "a replacement that was cut short", allocated,
-                 repair && !there);
+    const bool creation = temporary == kVolumeRemoved;
+    add_leftover(path + "/" + temporary,
+                 creation ? "left of the making of the volume" : "a replacement that was cut short",
+                 allocated, repair && !there);
   }
 }
 

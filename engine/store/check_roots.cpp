@@ -42,13 +42,31 @@ Task<void> StoreCheck::gather(Roots& roots) {
       co_await gather_volume(roots, std::move(*volume));
       continue;
     }
-    if (volume.error().code() == ErrorCode::kNotFound) continue;  // no volume, or removed
+    if (volume.error().code() == ErrorCode::kNotFound) continue;  // find_lost_records()
     roots.complete = roots.records_complete = false;
     Subject subject;
     subject.volume = name;
     subject.opener = true;
     roots.volumes.insert(name);
     add_error("volume " + name, volume.error(), subject);
+  }
+}
+
+/// Volumes whose records are gone. Under the exclusive store lock: a volume that is being removed
+/// leaves deltas that nothing names, too.
+Task<void> StoreCheck::find_lost_records() {
+  auto suspects = co_await store_.volumes.without_record();
+  if (suspects && suspects->empty()) co_return;
+  auto held = co_await store_.reading_all("look for lost records");
+  Result<LostRecords> lost = LostRecords{};
+  if (held) lost = co_await store_.volumes.find_lost(std::nullopt);
+  if (!suspects || !held || !lost) {
+    add_error("volumes/", !suspects ? suspects.error() : !held ? held.error() : lost.error(), {});
+    co_return;
+  }
+  for (const std::string& name : lost->volumes) {
+    lost_.insert(name);
+    add_error("volume " + name, lost_record(store_.volumes, name, lost->deltas), {});
   }
 }
 

@@ -164,6 +164,7 @@ Task<Result<Store::Removed>> Store::remove_image(std::string_view name_or_id, bo
     if (!found) co_return found.error();
     garbage = std::move(*found);
   }
+  if (garbage.kept) out.kept = garbage.kept;
   Removed removed = describe(garbage);
   if (!dry_run) {
     // docs/durability.md, Publish: the name goes first, durably; then what it named.

@@ -159,6 +159,25 @@ Task<Result<Marks>> mark_used(Store::Impl& store, std::vector<IndexEntry> entrie
   co_return marks;
 }
 
+namespace {
+
+/// Leaves what a volume that has lost its record may need: blobs that only it named, and deltas.
+Task<Result<void>> keep_of_lost(Store::Impl* store, const Marks* marks, Garbage* garbage) {
+  if (garbage->blobs.empty() && garbage->deltas.empty()) co_return Result<void>();
+  auto lost = co_await store->volumes.find_lost(marks->deltas);
+  if (!lost) co_return lost.error();
+  if (lost->volumes.empty()) co_return Result<void>();
+  garbage->kept = lost_record(store->volumes, lost->volumes.front(), lost->deltas);
+  garbage->blobs.clear();
+  const std::set<std::string> deltas(lost->deltas.begin(), lost->deltas.end());
+  std::erase_if(garbage->deltas, [&deltas](const Garbage::DeltaEntry& delta) {
+    return deltas.contains(delta.uuid);
+  });
+  co_return Result<void>();
+}
+
+}  // namespace
+
 Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candidates candidates) {
   Garbage out;
   if (candidates.blobs) {
@@ -192,6 +211,8 @@ Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candi
       co_return allocated.error();
     }
   }
+  auto kept = co_await keep_of_lost(&store, &marks, &out);
+  if (!kept) co_return kept.error();
   co_return out;
 }
 
@@ -202,11 +223,12 @@ Store::Removed describe(const Garbage& garbage) {
   for (const Garbage::DeltaEntry& delta : garbage.deltas)
     out.deleted.push_back(delta.uuid);
   out.freed = garbage.bytes();
+  out.kept = garbage.kept;
   return out;
 }
 
 Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock) {
-  if (garbage.blobs.empty() && garbage.deltas.empty()) co_return Store::Removed{};
+  if (garbage.blobs.empty() && garbage.deltas.empty()) co_return describe(garbage);
   auto settled = co_await settle_names(&store);
   if (!settled) co_return settled.error();
   auto scratch = co_await store.scratch();

@@ -2,7 +2,8 @@
 //
 // Roots are index.json and every volume.json. All of it happens under the exclusive store lock,
 // which the caller holds: so nothing is being added that no root names yet. A root that cannot be
-// read stops the sweep, for it may name anything. What goes is moved to tmp/ at once and deleted
+// read stops the sweep, for it may name anything; of a volume that has lost its record what may be
+// its own stays. What goes is moved to tmp/ at once and deleted
 // there after the lock is given back, since deleting large files takes time.
 #pragma once
 
@@ -44,13 +45,16 @@ struct Garbage {
     std::uint64_t allocated = 0;
   };
   std::vector<DeltaEntry> deltas;
+  /// Why there is more that nothing names, if so: a volume has lost its record, and may need it.
+  std::optional<Error> kept;
   std::uint64_t bytes() const;
 };
 Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candidates candidates);
 
 /// Removes it; gives the lock back as soon as it may. Fills `deleted` and `freed`.
 Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock);
-/// Removes folders of volumes/ without a record: what a crash left of a create or a remove.
+/// Removes folders of volumes/ without a record: what a crash left of a create or a remove. Those
+/// of volumes that have lost it stay.
 Task<Result<void>> remove_empty_names(VolumeStore& volumes);
 /// Removes what a crash left of replacing index.json. Someone who is replacing it now holds
 /// index.lock.

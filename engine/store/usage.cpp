@@ -66,11 +66,16 @@ Task<Result<Store::Usage>> Store::usage() {
   if (!entries) co_return entries.error();
   auto marks = co_await mark_used(*impl_, std::move(*entries));
   if (!marks) co_return marks.error();
+  auto lost = co_await impl_->volumes.find_lost(marks->deltas);
+  if (!lost) co_return lost.error();
+  // What a volume that has lost its record may need is not removed.
+  marks->deltas.insert(lost->deltas.begin(), lost->deltas.end());
+  const bool sweeps_blobs = lost->volumes.empty();
   auto blobs = co_await impl_->blobs.list();
   if (!blobs) co_return blobs.error();
   for (const BlobStore::Entry& blob : *blobs) {
     (marks->layers.contains(blob.digest) ? out.layer_bytes : out.other_bytes) += blob.allocated;
-    if (!marks->blobs.contains(blob.digest)) out.reclaimable += blob.allocated;
+    if (sweeps_blobs && !marks->blobs.contains(blob.digest)) out.reclaimable += blob.allocated;
   }
   auto deltas = co_await impl_->volumes.list_deltas();
   if (!deltas) co_return deltas.error();

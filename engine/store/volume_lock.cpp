@@ -12,7 +12,6 @@ namespace snap {
 
 namespace {
 
-constexpr const char* kLockName = "lock";
 constexpr std::size_t kMaxLockBytes = 8192;
 // `ls` takes the lock for a moment to see whether someone holds it: try again before giving up.
 constexpr int kTries = 10;
@@ -50,7 +49,7 @@ LockText decode(std::string_view bytes) {
 }
 
 Task<LockText> read_lock(Directory& dir) {
-  auto bytes = co_await read_whole(dir, kLockName, kMaxLockBytes);
+  auto bytes = co_await read_whole(dir, kVolumeLock, kMaxLockBytes);
   if (!bytes) co_return LockText{};
   co_return decode(std::string_view(reinterpret_cast<const char*>(bytes->data()), bytes->size()));
 }
@@ -79,7 +78,7 @@ Task<Result<VolumeLock>> VolumeStore::try_lock_dir(std::string name, Holder hold
   if (!dir) co_return dir.error();
   OpenFlags flags;
   flags.write = flags.create = true;
-  auto file = co_await (*dir)->open(kLockName, flags);
+  auto file = co_await (*dir)->open(kVolumeLock, flags);
   if (!file) co_return file.error();
   auto got = co_await try_for_a_while(**file);
   if (!got) co_return got.error();
@@ -110,7 +109,7 @@ Task<Result<VolumeStore::Still>> VolumeStore::hold_still(std::string name) {
   if (!dir) co_return dir.error();
   Still still;
   still.at_rest = true;
-  auto file = co_await (*dir)->open(kLockName, OpenFlags{});
+  auto file = co_await (*dir)->open(kVolumeLock, OpenFlags{});
   if (!file && file.error().code() != ErrorCode::kNotFound) co_return file.error();
   if (file) {
     auto free = co_await (*file)->try_lock(false);
@@ -127,7 +126,7 @@ Task<Result<VolumeStore::Still>> VolumeStore::hold_still(std::string name) {
 Task<Result<std::optional<Holder>>> VolumeStore::holder(std::string name) {
   auto dir = co_await volumes_->open_dir(name);
   if (!dir) co_return dir.error();
-  auto file = co_await (*dir)->open(kLockName, OpenFlags{});
+  auto file = co_await (*dir)->open(kVolumeLock, OpenFlags{});
   if (!file) {
     if (file.error().code() == ErrorCode::kNotFound) co_return std::optional<Holder>();
     co_return file.error();

@@ -12,19 +12,19 @@ namespace snap {
 
 namespace {
 
-constexpr const char* kRecordName = "volume.json";
-constexpr const char* kLockName = "lock";
-
 std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-/// What a crash left of replacing volume.json.
-Task<void> remove_temporaries(Directory& dir) {
+/// What a crash left of replacing volume.json, and beside it of its creation.
+Task<void> remove_leftovers(Directory& dir) {
   auto entries = co_await dir.list();
   if (!entries) co_return;
+  const bool record = std::ranges::any_of(
+      *entries, [](const DirEntry& entry) { return entry.name == kVolumeRecord; });
   for (const DirEntry& entry : *entries) {
-    if (!is_temporary_name(entry.name)) continue;
+    const bool stale = record && entry.name == kVolumeRemoved;
+    if (!is_temporary_name(entry.name) && !stale) continue;
     auto removed = co_await dir.unlink(entry.name);
     (void)removed;  // of no harm where it stays
   }
@@ -44,7 +44,7 @@ void sort_unique(std::vector<T>& values) {
 }  // namespace
 
 Task<Result<StoredVolume>> VolumeStore::read_record(Directory& dir, std::string name) {
-  auto bytes = co_await read_whole(dir, kRecordName, kMaxJsonBytes);
+  auto bytes = co_await read_whole(dir, kVolumeRecord, kMaxJsonBytes);
   if (!bytes) co_return bytes.error();
   auto decoded = decode_volume(
       name, std::string_view(reinterpret_cast<const char*>(bytes->data()), bytes->size()));
@@ -92,7 +92,7 @@ Task<Result<std::vector<std::string>>> VolumeStore::names() {
       if (dir.error().code() == ErrorCode::kNotFound) continue;
       co_return dir.error();
     }
-    auto stat = co_await (*dir)->stat(kRecordName);
+    auto stat = co_await (*dir)->stat(kVolumeRecord);
     if (stat) {
       out.push_back(entry.name);
     } else if (stat.error().code() != ErrorCode::kNotFound) {
@@ -166,7 +166,7 @@ Task<Result<VolumeLock>> VolumeStore::lock(std::string name, Holder holder) {
   if (!known && known.error().code() != ErrorCode::kCorrupt) co_return known.error();
   auto lock = co_await try_lock_dir(name, holder);
   if (!lock) co_return lock.error();
-  co_await remove_temporaries(lock->dir());
+  co_await remove_leftovers(lock->dir());
   // docs/durability.md, Publish: who changed the record or the name last may have died before that
   // was stable, and what is made from now on relies on it.
   auto settled = co_await lock->dir().sync();
@@ -182,7 +182,21 @@ Task<Result<VolumeLock>> VolumeStore::lock_new(std::string name, Holder holder) 
   auto made = co_await volumes_->make_dir(name);
   if (!made && made.error().code() != ErrorCode::kExists) co_return made.error();
   const bool fresh = made.has_value();
-  auto lock = co_await try_lock_dir(name, holder);
+  auto marked = co_await mark_new(name);
+  if (!marked) co_return marked.error();
+  auto lock = co_await take_new(name, std::move(holder), fresh);
+  if (lock || !*marked) co_return lock;
+  auto dir = co_await volumes_->open_dir(name);
+  if (dir) {
+    auto unmarked = co_await (*dir)->unlink(kVolumeRemoved);
+    (void)unmarked;  // whoever has the lock removes it
+  }
+  co_return lock;
+}
+
+/// `fresh`: the folder was made here.
+Task<Result<VolumeLock>> VolumeStore::take_new(std::string name, Holder holder, bool fresh) {
+  auto lock = co_await try_lock_dir(name, std::move(holder));
   const Error exists(ErrorCode::kExists, "there is a volume " + shown(name) +
                                              " already; remove it first or take another name");
   if (!lock) {
@@ -190,13 +204,13 @@ Task<Result<VolumeLock>> VolumeStore::lock_new(std::string name, Holder holder) 
     co_return lock.error();
   }
   // Another process may have been faster to lock a folder that was made here, and be done.
-  auto there = co_await lock->dir().stat(kRecordName);
+  auto there = co_await lock->dir().stat(kVolumeRecord);
   if (there) co_return exists;
   if (there.error().code() != ErrorCode::kNotFound) co_return there.error();
   if (fresh) co_return std::move(*lock);
-  co_await remove_temporaries(lock->dir());
-  // docs/durability.md, Publish: who removed a record here may have died before that was stable. It
-  // must not come back once its folder is gone, where no one finds it.
+  co_await remove_leftovers(lock->dir());
+  // docs/durability.md, Publish: who made a record a removed.json here may have died before that
+  // was stable. It must not come back once its folder is gone, where no one finds it.
   auto settled = co_await lock->dir().sync();
   if (!settled) co_return settled.error();
   co_return std::move(*lock);
@@ -218,12 +232,12 @@ Task<Result<void>> VolumeStore::replace(VolumeLock& lock, StoredVolume& volume) 
   if (!text) co_return text.error();
   std::string old_text;
   if (!first) {
-    auto old = co_await read_whole(lock.dir(), kRecordName, kMaxJsonBytes);
+    auto old = co_await read_whole(lock.dir(), kVolumeRecord, kMaxJsonBytes);
     if (!old) co_return old.error();
     old_text.assign(reinterpret_cast<const char*>(old->data()), old->size());
   }
   // docs/durability.md, Publish: all that the record names is durable before it is replaced.
-  auto replaced = co_await replace_file(lock.dir(), kRecordName, bytes_of(*text));
+  auto replaced = co_await replace_file(lock.dir(), kVolumeRecord, bytes_of(*text));
   if (replaced && first) replaced = co_await volumes_->sync();
   if (!replaced) {
     bool certain = true;
@@ -233,6 +247,11 @@ Task<Result<void>> VolumeStore::replace(VolumeLock& lock, StoredVolume& volume) 
     co_return undone;
   }
   volume.generation = next.generation;
+  if (first) {
+    // From here on a record that is not there is one that was lost.
+    auto unmarked = co_await lock.dir().unlink(kVolumeRemoved);
+    (void)unmarked;  // where a power cut brings it back who takes the lock next removes it
+  }
   co_return Result<void>();
 }
 
@@ -242,13 +261,13 @@ Task<Result<void>> VolumeStore::undo_replace(Directory& dir, std::string name, s
                                              Error why, bool* certain) {
   Result<void> undone;
   if (old_text.empty()) {
-    undone = co_await dir.unlink(kRecordName);
+    undone = co_await dir.unlink(kVolumeRecord);
     if (!undone && undone.error().code() == ErrorCode::kNotFound) undone = Result<void>();
     if (undone) undone = co_await dir.sync();
   } else {
-    auto now = co_await read_whole(dir, kRecordName, kMaxJsonBytes);
+    auto now = co_await read_whole(dir, kVolumeRecord, kMaxJsonBytes);
     if (now && std::ranges::equal(*now, bytes_of(old_text))) co_return why;
-    undone = co_await replace_file(dir, kRecordName, bytes_of(old_text));
+    undone = co_await replace_file(dir, kVolumeRecord, bytes_of(old_text));
   }
   if (undone) co_return why;
   *certain = false;
@@ -262,8 +281,8 @@ Task<Result<void>> VolumeStore::erase(VolumeLock lock, const FileLock& store_loc
   if (!store_lock.held())
     co_return Error(ErrorCode::kInvalidArgument, "remove a volume without the store lock");
   // docs/durability.md, Publish: the end of the volume is its record's, durably; the rest is
-  // cleaning up, and what a crash leaves of it is no volume.
-  auto gone = co_await lock.dir().unlink(kRecordName);
+  // cleaning up, and what a crash leaves of it is no volume, and says so.
+  auto gone = co_await lock.dir().rename(kVolumeRecord, lock.dir(), kVolumeRemoved);
   if (!gone) co_return gone.error();
   auto synced = co_await lock.dir().sync();
   if (!synced) co_return synced.error();
@@ -272,11 +291,14 @@ Task<Result<void>> VolumeStore::erase(VolumeLock lock, const FileLock& store_loc
 }
 
 Task<void> VolumeStore::discard(VolumeLock lock, std::string name) {
-  co_await remove_temporaries(lock.dir());
-  auto unlocked = co_await lock.dir().unlink(kLockName);
+  co_await remove_leftovers(lock.dir());
+  auto unlocked = co_await lock.dir().unlink(kVolumeLock);
+  // Last: a lock without it would look like a volume that has lost its record.
+  auto unmarked = co_await lock.dir().unlink(kVolumeRemoved);
   auto removed = co_await volumes_->remove_dir(name);
   // A folder that stays is no volume; creating one of that name, or prune, takes it up.
   (void)unlocked;
+  (void)unmarked;
   (void)removed;
 }
 

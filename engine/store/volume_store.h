@@ -1,14 +1,16 @@
-// VolumeStore: store/volumes/<name>/{volume.json,lock} and store/deltas/<uuid>/ (docs/format.md,
-// Store, volumes).
+// VolumeStore: store/volumes/<name>/{volume.json,removed.json,lock} and store/deltas/<uuid>/
+// (docs/format.md, Store, volumes).
 //
 // Invariants: volume.json is replaced whole, only by the holder of the volume's lock, and names
-// only deltas and manifests that are durable. A folder without a volume.json is no volume (what a
-// crash left of a create or a remove). A delta is writable by the one volume whose record names it
-// as `delta`; sealed deltas may be shared.
+// only deltas and manifests that are durable. A folder without a volume.json is no volume. One with
+// a removed.json in its place is what a crash left of a create or a remove; one with neither, but
+// with a lock, may be a volume that has lost its record. A delta is writable by the one volume
+// whose record names it as `delta`; sealed deltas may be shared.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +25,18 @@
 #include "snap/task.h"
 
 namespace snap {
+
+// The files in the folder of a volume.
+inline constexpr const char* kVolumeRecord = "volume.json";
+inline constexpr const char* kVolumeRemoved = "removed.json";
+inline constexpr const char* kVolumeLock = "lock";
+
+/// Volumes that have lost their records, by name, and what may be theirs: the deltas that hold data
+/// and that no record names. Without such a delta no volume counts as one that has.
+struct LostRecords {
+  std::vector<std::string> volumes;
+  std::vector<std::string> deltas;
+};
 
 /// The lock of one volume, held: the flock of store/volumes/<name>/lock, which says who holds it.
 /// Destruction gives it back.
@@ -68,8 +82,9 @@ class VolumeStore {
   /// Takes the volume's lock, and removes what a crash left of replacing its record. Busy, with the
   /// pid, if it is held. NotFound if there is no such volume.
   Task<Result<VolumeLock>> lock(std::string name, Holder holder);
-  /// Takes the name for a new volume: makes the folder and locks it. Exists if there is a volume of
-  /// that name. Publish with replace(), or give the name back with discard().
+  /// Takes the name for a new volume: makes the folder, with a removed.json, and locks it. Exists
+  /// if there is a volume of that name, Corrupt if there was one that has lost its record. Publish
+  /// with replace(), or give the name back with discard().
   Task<Result<VolumeLock>> lock_new(std::string name, Holder holder);
   /// Who holds the lock, if anyone.
   Task<Result<std::optional<Holder>>> holder(std::string name);
@@ -90,7 +105,8 @@ class VolumeStore {
   /// names is durable before the call. On failure the old record stands; if even that cannot be
   /// established, the message says so and volume.read_only is set.
   Task<Result<void>> replace(VolumeLock& lock, StoredVolume& volume);
-  /// Publishes the end of a volume: volume.json goes, durably, then the folder. Its deltas are left
+  /// Publishes the end of a volume: its record becomes removed.json, durably; then the folder goes,
+  /// that file last, so that its end is never taken for a loss of its record. Its deltas are left
   /// to the caller. `store_lock` is held shared: a sweep that saw the end before it is durable
   /// would remove what a power cut brings the name of back.
   Task<Result<void>> erase(VolumeLock lock, const FileLock& store_lock, std::string name);
@@ -103,6 +119,12 @@ class VolumeStore {
 
   /// From now on each lock fails with `why`: the store may only be read.
   void deny(Error why) { denied_ = std::move(why); }
+
+  /// Folders with a lock but with neither a record nor a removed.json, ascending.
+  Task<Result<std::vector<std::string>>> without_record();
+  /// `named`: every delta that a record names, if the caller knows. Deltas are looked into only if
+  /// without_record() finds a folder. For a sure answer under the exclusive store lock.
+  Task<Result<LostRecords>> find_lost(std::optional<std::set<std::string>> named);
 
   // ---- Deltas
 
@@ -120,10 +142,15 @@ class VolumeStore {
   Task<Result<std::vector<std::string>>> list_deltas();
 
   Directory& volumes_dir() noexcept { return *volumes_; }
+  /// Of the folder of volumes.
+  std::string path() const { return volumes_->path(); }
   Directory& deltas_dir() noexcept { return *deltas_; }
 
  private:
   static Task<Result<StoredVolume>> read_record(Directory& dir, std::string name);
+  Task<Result<bool>> mark_new(std::string name);
+  Task<Result<VolumeLock>> take_new(std::string name, Holder holder, bool fresh);
+  Task<Result<std::set<std::string>>> named_deltas();
   Task<Result<VolumeLock>> try_lock_dir(std::string name, Holder holder);
   Task<Result<void>> undo_replace(Directory& dir, std::string name, std::string old_bytes,
                                   Error why, bool* certain);
@@ -139,6 +166,10 @@ class VolumeStore {
 /// This process, without a control socket. Name the value and move it into a coroutine: g++ 12
 /// destroys the temporary Holder{...} of a co_await expression twice.
 Holder this_process();
+
+/// What there is to say of volume `name`, which has lost its record.
+Error lost_record(const VolumeStore& volumes, const std::string& name,
+                  const std::vector<std::string>& deltas);
 
 /// Every delta that `record` names: the writable one, its sealed ones, those of its snapshots.
 std::vector<std::string> deltas_of(const VolumeRecord& record);

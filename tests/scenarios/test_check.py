@@ -133,9 +133,7 @@ def test_files_that_are_missing_or_cut_short_are_found(full):
         else:
             check(full, DAMAGE)
         path.unlink()
-        if path.name == "volume.json":
-            check(full, LEAKS)  # a folder without it is no volume
-        elif path.name == "index.json":
+        if path.name == "index.json":
             full.fails("check", code=DAMAGE, says="index.json")
         else:
             check(full, DAMAGE)
@@ -254,6 +252,7 @@ def test_leaks_are_told_and_reclaimed_and_nothing_else_is_touched(full):
     (full.store / "volumes/web/.volume.json.0.tmp").write_bytes(b"{")
     (full.store / "volumes/gone").mkdir()
     (full.store / "volumes/gone/lock").write_bytes(b"")
+    (full.store / "volumes/gone/removed.json").write_bytes(b"")
     with_leaks = files(full)
     report = check(full, LEAKS)
     leaks = kinds(report, "leak")
@@ -267,6 +266,28 @@ def test_leaks_are_told_and_reclaimed_and_nothing_else_is_touched(full):
     assert all(f["reclaimed"] for f in kinds(report, "leak").values()) and len(kinds(report, "leak")) == 6
     assert files(full) == before
     assert not (full.store / "volumes/gone").exists()
+    assert check(full, OK)["findings"] == []
+
+
+def test_a_volume_whose_record_is_gone_is_damage_and_keeps_its_data(full):
+    web, content = delta_of(full, "web"), full.content("volume:web")
+    record = full.store / "volumes/web/volume.json"
+    text = record.read_bytes()
+    record.unlink()
+    before = files(full)
+    for args in ((), ("--repair",)):
+        found = kinds(check(full, DAMAGE, *args), "damage")
+        assert list(found) == ["volume web"]
+        assert web.name in found["volume web"]["what"] and str(record) in found["volume web"]["what"]
+    full("prune", "--yes")
+    assert "volume 'web' has lost its record" in full.err
+    full.fails("create", "web", "--size", "1M", code=DAMAGE, says="lost its record")
+    assert files(full) == before
+    full("rm", "--yes", "killed")
+    assert "lost its record" in full.err
+    record.write_bytes(text)
+    assert full.content("volume:web") == content
+    full("prune", "--yes")
     assert check(full, OK)["findings"] == []
 
 

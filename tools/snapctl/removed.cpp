@@ -21,7 +21,7 @@ void add_removed(Store::Removed& all, const Store::Removed& more) {
 void print_removed(Context& context, const Store::Removed& removed, bool dry_run) {
   if (removed.kept) {
     context.note(error_line("what is not used any more stays until '" SNAPCTL_PROGRAM_NAME
-                            " prune' can run: " +
+                            " prune' can remove it: " +
                             removed.kept->message()));
   }
   if (context.options().json) {

@@ -1,0 +1,303 @@
+// A record that is gone is told from a volume that was removed, and from one that was never made:
+// of the first nothing is reclaimed, of the others all.
+#include <catch2/catch.hpp>
+
+#include <map>
+
+#include "engine/store/ops_test_support.h"
+#include "snap/check.h"
+
+namespace snap {
+namespace {
+
+/// A store on a disk of its own.
+struct Sim {
+  explicit Sim(std::unique_ptr<SimDisk> d, std::uint64_t seed = 1)
+      : disk(std::move(d)), loop(seed) {
+    store = must(loop.run(Store::open(disk->root(), Store::OpenOptions{})));
+  }
+  template <class T>
+  auto run(Task<T> task) {
+    return loop.run(std::move(task));
+  }
+  CheckReport check(bool repair) {
+    CheckOptions options;
+    options.repair = repair;
+    return must(run(check_store(*store, options, Progress{})));
+  }
+  std::unique_ptr<SimDisk> disk;
+  SimLoop loop;
+  std::unique_ptr<Store> store;
+};
+
+Task<Result<void>> create(Store* store, std::string name, std::optional<Image> image) {
+  Store::CreateOptions options;
+  options.name = std::move(name);
+  options.image = std::move(image);
+  if (!options.image) options.size = kTestSize;
+  auto made = co_await store->create_volume(options);
+  SNAP_CO_RETURN_IF_ERROR(made);
+  co_return Result<void>();
+}
+
+Task<void> write(Store* store, std::string name, std::uint64_t seed) {
+  const Holder nobody;
+  auto volume = must(co_await store->open_volume(name, nobody));
+  SeededRandom random(seed);
+  Model model{Bytes(kTestSize)};
+  must(co_await mutate_often(volume->volume(), model, random, 6));
+  must(co_await volume->volume().flush());
+  must(co_await volume->close());
+}
+
+/// Volumes v, with a snapshot, and w, both written to; an image that v is made from.
+Task<void> prepare(Store* store) {
+  const Image base = must(co_await import_bytes(*store, "base:1", random_bytes(kTestSize, 1)));
+  must(co_await create(store, "v", base));
+  must(co_await create(store, "w", std::nullopt));
+  co_await write(store, "v", 1);
+  const Holder nobody;
+  auto volume = must(co_await store->open_volume("v", nobody));
+  must(co_await store->snapshot(*volume, "s"));
+  must(co_await volume->close());
+  co_await write(store, "v", 2);
+  co_await write(store, "w", 3);
+}
+
+std::unique_ptr<SimDisk> prepared() {
+  static const std::unique_ptr<SimDisk> disk = [] {
+    Sim sim(std::make_unique<SimDisk>(5));
+    sim.run(prepare(sim.store.get()));
+    return sim.disk->clone();
+  }();
+  return disk->clone();
+}
+
+Task<std::unique_ptr<Directory>> folder(SimDisk* disk, std::string path) {
+  auto dir = disk->root();
+  for (std::size_t end = 0; end != std::string::npos; path.erase(0, end + 1)) {
+    end = path.find('/');
+    const std::string name = path.substr(0, end);
+    dir = must(co_await dir->open_dir(name));
+    if (end == std::string::npos) break;
+  }
+  co_return std::move(dir);
+}
+
+Task<void> unlink(SimDisk* disk, std::string path, std::string name) {
+  auto dir = co_await folder(disk, std::move(path));
+  must(co_await dir->unlink(name));
+  must(co_await dir->sync());
+}
+
+/// Every file of two levels of folders below `path`, and what it holds.
+Task<std::map<std::string, Bytes>> files_in(SimDisk* disk, std::string path) {
+  constexpr std::size_t kLimit = 64u << 20;
+  std::map<std::string, Bytes> out;
+  auto top = co_await folder(disk, std::move(path));
+  for (const DirEntry& entry : must(co_await top->list())) {
+    if (entry.type == FileStat::Type::kFile) {
+      auto bytes = co_await read_whole(*top, entry.name, kLimit);
+      out[entry.name] = must(std::move(bytes));
+      continue;
+    }
+    auto dir = must(co_await top->open_dir(entry.name));
+    for (const DirEntry& file : must(co_await dir->list())) {
+      auto bytes = co_await read_whole(*dir, file.name, kLimit);
+      out[entry.name + "/" + file.name] = must(std::move(bytes));
+    }
+  }
+  co_return out;
+}
+
+/// What v would need if its record came back.
+std::vector<std::map<std::string, Bytes>> all_of(Sim& sim) {
+  return {sim.run(files_in(sim.disk.get(), "deltas")),
+          sim.run(files_in(sim.disk.get(), "blobs/sha256")),
+          sim.run(files_in(sim.disk.get(), "volumes"))};
+}
+
+void check_damaged(const CheckReport& report, const std::string& volume) {
+  CHECK(report.count(Finding::Kind::kDamage) == 1);
+  bool told = false;
+  for (const Finding& finding : report.findings) {
+    if (finding.kind != Finding::Kind::kDamage) continue;
+    INFO(finding.object << ": " << finding.what);
+    told = finding.object == "volume " + volume &&
+           finding.what.find("lost its record") != std::string::npos;
+  }
+  CHECK(told);
+}
+
+}  // namespace
+
+TEST_CASE("of a volume whose record is gone nothing is reclaimed, and check names it") {
+  Sim sim(prepared());
+  const VolumeRecord lost = must(sim.run(sim.store->volume("v"))).record;
+  sim.run(unlink(sim.disk.get(), "volumes/v", "volume.json"));
+  const auto before = all_of(sim);
+  for (const bool repair : {false, true}) {
+    const CheckReport report = sim.check(repair);
+    check_damaged(report, "v");
+    CHECK(report.count(Finding::Kind::kLeak) == 0);
+    for (const Finding& finding : report.findings) {
+      for (const std::string& delta : deltas_of(lost))
+        CHECK(finding.what.find(delta) != std::string::npos);
+    }
+  }
+  const auto pruned = must(sim.run(sim.store->prune(false)));
+  CHECK(pruned.deleted.empty());
+  REQUIRE(pruned.kept);
+  CHECK(pruned.kept->message().find("volume 'v' has lost its record") != std::string::npos);
+  CHECK(must(sim.run(sim.store->usage())).reclaimable == 0);
+  // Its name is not given to another.
+  const auto made = sim.run(create(sim.store.get(), "v", std::nullopt));
+  REQUIRE_FALSE(made);
+  CHECK(made.error().code() == ErrorCode::kCorrupt);
+  CHECK(all_of(sim) == before);
+  CHECK_FALSE(sim.run(sim.store->rename_volume("w", "v")));
+  // Other volumes and images are removed; what this one may need of theirs stays.
+  CHECK(must(sim.run(sim.store->remove_volume("w", false))).kept);
+  CHECK(must(sim.run(sim.store->remove_image("base:1", false, false))).kept);
+  CHECK(sim.run(files_in(sim.disk.get(), "deltas")) == before[0]);
+  CHECK(sim.run(files_in(sim.disk.get(), "blobs/sha256")) == before[1]);
+}
+
+TEST_CASE("a volume whose record is put back is as it was; one that is not missed is reclaimed") {
+  Sim sim(prepared());
+  const Bytes content = must(sim.run(read_at_rest(*sim.store, "v")));
+  const auto record = sim.run(files_in(sim.disk.get(), "volumes/v"))["volume.json"];
+  sim.run(unlink(sim.disk.get(), "volumes/v", "volume.json"));
+  must(sim.run(sim.store->prune(false)));
+  {
+    Sim restored(sim.disk->clone());
+    auto dir = restored.run(folder(restored.disk.get(), "volumes/v"));
+    must(restored.run(replace_file(*dir, "volume.json", record)));
+    CHECK(must(restored.run(read_at_rest(*restored.store, "v"))) == content);
+    CHECK(restored.check(false).findings.empty());
+  }
+  sim.run(unlink(sim.disk.get(), "volumes/v", "lock"));
+  const auto pruned = must(sim.run(sim.store->prune(false)));
+  CHECK(pruned.deleted.size() == 2);
+  CHECK_FALSE(pruned.kept);
+  CHECK(sim.check(false).findings.empty());
+}
+
+TEST_CASE("a record whose only copy was left of a killed process's removal is no loss") {
+  Sim sim(prepared());
+  sim.run(unlink(sim.disk.get(), "volumes/w", "volume.json"));
+  auto dir = sim.run(folder(sim.disk.get(), "volumes/w"));
+  must(sim.run(replace_file(*dir, "removed.json", {})));
+  for (const Finding& finding : sim.check(true).findings)
+    CHECK((finding.kind == Finding::Kind::kLeak && finding.reclaimed));
+  CHECK(sim.check(false).findings.empty());
+}
+
+namespace {
+
+using Change = Task<Result<void>> (*)(Store* store);
+
+Task<Result<void>> remove_it(Store* store) {
+  auto done = co_await store->remove_volume("v", false);
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return Result<void>();
+}
+Task<Result<void>> create_it(Store* store) {
+  return create(store, "new", std::nullopt);
+}
+Task<Result<void>> clone_it(Store* store) {
+  const Holder nobody;
+  auto volume = co_await store->open_volume("v", nobody);
+  SNAP_CO_RETURN_IF_ERROR(volume);
+  auto done = co_await store->clone(**volume, "new");
+  auto closed = co_await (*volume)->close();
+  SNAP_CO_RETURN_IF_ERROR(done);
+  co_return closed;
+}
+
+/// True if the change came to its end before the disk froze.
+bool dies_after(SimDisk& disk, Change change, std::uint64_t changes) {
+  SimLoop loop(changes);
+  auto store = must(loop.run(Store::open(disk.root(), Store::OpenOptions{})));
+  disk.freeze_after(changes);
+  auto done = loop.run(change(store.get()));
+  const bool whole = !disk.frozen();
+  if (whole) must(done);
+  return whole;
+}
+
+/// A delta with data that nothing names, as a removal leaves that was killed.
+Task<void> leave_garbage(Store* store, SimDisk* disk) {
+  must(co_await create(store, "gone", std::nullopt));
+  co_await write(store, "gone", 4);
+  co_await unlink(disk, "volumes/gone", "volume.json");
+  co_await unlink(disk, "volumes/gone", "lock");
+}
+
+void check_harmless(std::unique_ptr<SimDisk> disk) {
+  Sim sim(std::move(disk));
+  for (const Finding& finding : sim.check(false).findings) {
+    INFO(finding.object << ": " << finding.what);
+    CHECK(finding.kind == Finding::Kind::kLeak);
+  }
+  const auto pruned = must(sim.run(sim.store->prune(false)));
+  CHECK_FALSE(pruned.kept);
+  const auto names = must(sim.run(sim.store->impl().volumes.names()));
+  const auto folders = must(sim.run(sim.run(folder(sim.disk.get(), "volumes"))->list()));
+  CHECK(folders.size() == names.size());
+  std::set<std::string> named;
+  for (const StoredVolume& volume : must(sim.run(sim.store->impl().volumes.list()))) {
+    for (const std::string& delta : deltas_of(volume.record))
+      named.insert(delta);
+    must(sim.run(
+        read_at_rest(*sim.store, volume.record.name)));  // removes what is beside its record
+  }
+  const auto deltas = must(sim.run(sim.store->impl().volumes.list_deltas()));
+  CHECK(std::set<std::string>(deltas.begin(), deltas.end()) == named);
+  CHECK(sim.check(false).findings.empty());
+}
+
+}  // namespace
+
+TEST_CASE("a removal or creation that is killed at any change leaves what prune reclaims") {
+  const Change change = GENERATE(&remove_it, &create_it, &clone_it);
+  Sim first(prepared());
+  first.run(leave_garbage(first.store.get(), first.disk.get()));
+  bool whole = false;
+  std::uint64_t changes = 0;
+  for (; !whole; ++changes) {
+    const auto disk = first.disk->clone();
+    whole = dies_after(*disk, change, changes);
+    {
+      INFO("killed after " << changes << " changes");
+      const auto killed = disk->clone();
+      check_harmless(killed->clone());
+    }
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      INFO("power cut after " << changes << " changes, seed " << seed);
+      const auto cut = disk->clone();
+      std::mt19937_64 random(seed);
+      cut->crash(random);
+      check_harmless(cut->clone());
+    }
+  }
+  CHECK(changes > 6);
+}
+
+TEST_CASE("a folder of a creation that an earlier release was cut short in is harmless") {
+  Sim sim(prepared());
+  sim.run(unlink(sim.disk.get(), "volumes/v", "volume.json"));
+  sim.run(unlink(sim.disk.get(), "volumes/v", "lock"));
+  must(sim.run(sim.store->prune(false)));
+  must(sim.run(create(sim.store.get(), "old", std::nullopt)));
+  const auto files = sim.run(files_in(sim.disk.get(), "volumes/old"));
+  CHECK(files.size() == 2);
+  sim.run(unlink(sim.disk.get(), "volumes/old", "volume.json"));  // as if it had not come yet
+  CHECK(sim.check(false).count(Finding::Kind::kDamage) == 0);
+  must(sim.run(create(sim.store.get(), "old", std::nullopt)));
+  sim.run(unlink(sim.disk.get(), "volumes/old", "volume.json"));
+  CHECK(sim.check(true).leaks_left() == 0);
+  CHECK(sim.check(false).findings.empty());
+}
+
+}  // namespace snap
