@@ -63,6 +63,7 @@ class Backup {
   bool is_frozen(const VolumeRecord& record) const;
   Task<Result<void>> freeze(std::string volume);
   Task<Result<void>> gather();
+  Task<Result<void>> gather_lost();
   Task<Result<bool>> copy_all();
   Task<Result<void>> note(std::string object, Result<Copied> copied);
   Task<Result<void>> count_bytes();
@@ -92,7 +93,7 @@ class Backup {
   std::vector<std::string> to_freeze_;           ///< names
   // Of the source, as they were last gathered.
   std::set<std::string> ids_;              ///< of volumes
-  std::set<std::string> unread_names_;     ///< of volumes whose id cannot be read
+  std::set<std::string> unread_names_;     ///< of volumes whose id cannot be read, or is lost
   std::vector<Error> unread_;              ///< of roots
   std::map<std::string, Error> damaged_;   ///< objects of the source: digests and UUIDs
   std::map<std::string, Error> vanished_;  ///< as it looked in the last round
@@ -147,6 +148,18 @@ bool Backup::is_frozen(const VolumeRecord& record) const {
   return frozen != frozen_.end() && record.size == frozen->second && record.floor >= record.size;
 }
 
+/// Volumes of the source that have lost their records, and folders of which that cannot be said.
+Task<Result<void>> Backup::gather_lost() {
+  auto names = co_await source_.volumes.without_record();
+  if (!names) co_return names.error();
+  unread_names_.insert(names->begin(), names->end());
+  auto lost = co_await source_.volumes.find_lost(std::nullopt);
+  if (!lost) co_return lost.error();
+  for (const std::string& name : lost->volumes)
+    unread_.push_back(lost_record(source_.volumes, name, lost->deltas));
+  co_return Result<void>();
+}
+
 Task<Result<void>> Backup::gather() {
   roots_.clear();
   unread_.clear();
@@ -194,7 +207,8 @@ Task<Result<void>> Backup::gather() {
       unread_.push_back(marked.error());
     }
   }
-  co_return Result<void>();
+  auto lost = co_await gather_lost();
+  co_return lost;
 }
 
 Task<Result<void>> Backup::count_bytes() {
@@ -413,16 +427,26 @@ Task<void> Backup::publish_volumes() {
   }
 }
 
-/// Volumes that the source did not have any more when it was gathered last, whatever their names.
+/// Removes volumes that the source did not have any more when it was gathered last, whatever their
+/// names. None if the source has one of which that is not known: its name may be another now.
 Task<void> Backup::remove_gone() {
   auto target = co_await target_.volumes.list();
   if (!target) {
     report_.failed.push_back(target.error().with_context("nothing was removed"));
     co_return;
   }
+  std::erase_if(*target, [this](const StoredVolume& one) { return ids_.contains(one.record.id); });
+  if (!target->empty() && !unread_names_.empty()) {
+    report_.failed.push_back(Error(
+        ErrorCode::kCorrupt, "no volume was removed from the backup, for the record of volume " +
+                                 shown(*unread_names_.begin()) +
+                                 " in the source cannot be read, and volume " +
+                                 shown(target->front().record.name) +
+                                 " of the backup may be the only copy of it; check says more"));
+    co_return;
+  }
   for (const StoredVolume& volume : *target) {
     const std::string& name = volume.record.name;
-    if (ids_.contains(volume.record.id) || unread_names_.contains(name)) continue;
     Holder self = this_process();
     auto lock = co_await target_.volumes.lock(name, std::move(self));
     if (lock) {

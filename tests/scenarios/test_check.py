@@ -476,6 +476,28 @@ def test_damage_in_the_source_is_named_and_the_rest_is_backed_up(full, tmp_path)
     assert check(copy, OK, command="scrub")["findings"] == []
 
 
+@pytest.mark.parametrize("how", ["renamed and damaged", "lost"])
+def test_a_backup_of_a_store_with_a_damaged_or_lost_record_removes_no_volume(full, tmp_path, how):
+    full("backup", tmp_path / "copy")
+    copy = backed_up(full, tmp_path)
+    content, removed = full.content("volume:web"), full.content("volume:spare")
+    full("rm", "--yes", "spare")
+    if how == "lost":
+        (full.store / "volumes/web/volume.json").unlink()
+    else:
+        full("rename", "web", "site")
+        record = full.store / "volumes/site/volume.json"
+        overwrite(record, record.read_bytes()[:100])
+    images = copy.images()
+    report = full.json("backup", "--delete", copy.store, code=DAMAGE)
+    assert report["removed"] == [] and any("no volume was removed" in why for why in report["failed"]), report
+    assert any("lost its record" in why for why in report["failed"]) == (how == "lost")
+    assert volumes(copy) == {"web", "spare", "killed"} and copy.images() == images
+    assert copy.content("volume:web") == content and copy.content("volume:spare") == removed
+    # A backup without --delete says that it has not all, too.
+    full("backup", copy.store, code=DAMAGE)
+
+
 def test_a_backup_does_not_overwrite_what_is_none_or_was_written_to(full, tmp_path):
     other = Snap(tmp_path / "other", full.sockets)
     other("create", "own", "--size", "1M")

@@ -89,7 +89,8 @@ void add_backup_commands(CLI::App& app, Context& context) {
       ->required()
       ->type_name("DIR");
   backup->add_flag("--delete", command->remove,
-                   "Remove from it what the store does not have any more");
+                   "Remove from it what the store does not have any more; where a record of the\n"
+                   "store cannot be read, nothing");
   backup->footer("DIR becomes a store with the same images and volumes: '" SNAPCTL_PROGRAM_NAME
                  " --store DIR ls'. Volumes are\n"
                  "copied as they are at one moment, also those that are being served. Run again it "
