@@ -200,14 +200,19 @@ Task<Result<bool>> EventLog::change(Mark mark, bool holds, StoreEvent event) {
   if (!state) co_return state.error();
   bool& known = (*state)[static_cast<std::size_t>(mark)];
   if (known == holds) co_return false;
-  known = holds;
-  const std::string text = encode_state(*state);
-  auto written = co_await write_all(**file, bytes_of(text), ByteOffset(0));
-  if (!written) co_return written.error();
+  // The event comes before the state: between the two it may be told twice, but not never. And what
+  // has no space for a state must not add the event anew with each look, so that is taken first.
+  const std::string before = encode_state(*state);
+  auto placed = co_await write_all(**file, bytes_of(before), ByteOffset(0));
+  if (!placed) co_return placed.error();
   event.time = now_rfc3339();
   std::string line = encode_event(event) + "\n";
   auto added = co_await append(**folder, std::move(line));
   if (!added) co_return added.error();
+  known = holds;
+  const std::string after = encode_state(*state);
+  auto written = co_await write_all(**file, bytes_of(after), ByteOffset(0));
+  static_cast<void>(written);  // the event is there: that others may add it, too, is no failure
   co_return true;
 }
 

@@ -190,6 +190,63 @@ TEST_CASE("a crossing of a mark near to the limit, or to the disk's size, ends a
   }
 }
 
+TEST_CASE(
+    "a crossing whose event or state cannot be written is told all the same, and by the next") {
+  for (std::uint64_t nth = 1; nth <= 3; ++nth) {
+    INFO("write " << nth << " fails");
+    Limited s(8 * kMiB, kMiB);
+    EventLog& log = s.rig.store->impl().events;
+    must(s.rig.run(log.prepare()));
+    StoreEvent event;
+    event.kind = "low-water";
+    SimFault fault;
+    fault.nth = nth;
+    fault.error = ENOSPC;
+    s.rig.disk.inject(fault);
+    const auto first = s.rig.run(log.change(EventLog::Mark::kLowWater, true, event));
+    // Its line is what counts: it must not come anew with each look.
+    CHECK((first.has_value() && *first) == (s.events().size() == 1));
+    const auto next = s.rig.run(log.change(EventLog::Mark::kLowWater, true, event));
+    if (!first) CHECK(must(next));
+    REQUIRE_FALSE(s.events().empty());
+    CHECK(s.events().front() == "low-water");
+    CHECK_FALSE(must(s.rig.run(log.change(EventLog::Mark::kLowWater, true, event))));
+  }
+}
+
+TEST_CASE("a process tells its log once of a crossing that it cannot add to the events") {
+  Limited s(4 * kMiB, kMiB);
+  s.fill("a:1", 7 * kMiB / 2);
+  s.remove_image("a:1");
+  must(s.rig.run(s.rig.store->watch_room()));
+  const Kinds before = s.events();
+  s.rig.create("v", std::nullopt, 8 * kMiB);
+  std::unique_ptr<OpenVolume> volume = s.rig.open("v");
+  must(s.write(*volume, 0, 13 * kMiB / 4, 1));
+  const auto fail_to_append = [&s] {
+    SimFault fault;
+    fault.nth = 2;  // the line: the first write is the state's
+    fault.error = ENOSPC;
+    s.rig.disk.inject(fault);
+  };
+  fail_to_append();
+  auto told = must(s.rig.run(s.rig.store->watch_room()));
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].kind == "low-water");
+  CHECK(s.events() == before);
+  fail_to_append();
+  CHECK_FALSE(s.rig.run(s.rig.store->watch_room()));  // nothing new: only why
+  CHECK(must(s.rig.run(s.rig.store->watch_room())).empty());
+  CHECK(s.events().back() == "low-water");
+  CHECK(s.events().size() == before.size() + 1);
+  must(s.rig.run(volume->volume().trim(ByteOffset(0), 3 * kMiB, {})));
+  told = must(s.rig.run(s.rig.store->watch_room()));
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].kind == "store-normal");
+  CHECK(s.events().back() == "store-normal");
+  s.rig.close(std::move(volume));
+}
+
 // ---- Snapshots that have to be packed
 
 TEST_CASE("a snapshot that the limit has no room to pack the older ones for is refused as it is") {

@@ -135,21 +135,30 @@ Task<Result<Store::Room>> measure(Store& store) {
   co_return room;
 }
 
-/// Notes which marks hold. What is news to the store is among its events then, and in `untold`.
+/// Notes which marks hold. What is news to the store is among its events then, and in `untold`; and
+/// in `untold`, once, if the events cannot be written: this process's log may be all there is.
 Task<Result<void>> note_marks(Store::Impl& store, const Store::Room& room) {
   auto disk = co_await store.root->space();
   if (!disk) co_return disk.error();
+  Result<void> trouble;
   for (const EventLog::Mark mark : {EventLog::Mark::kLowWater, EventLog::Mark::kLimit}) {
     const auto now = holds(mark, room, disk->total);
-    std::optional<bool>& known = store.known_marks[static_cast<std::size_t>(mark)];
-    if (!now || now == known || store.denied) continue;
+    Store::Impl::KnownMark& known = store.known_marks[static_cast<std::size_t>(mark)];
+    if (!now || store.denied || (now == known.noted && !known.told)) continue;
     StoreEvent event = event_of(mark, *now, room);
     auto news = co_await store.events.change(mark, *now, event);
-    if (!news) co_return news.error();
-    known = now;
-    if (*news) store.untold.push_back(std::move(event));
+    const bool told = known.told.value_or(known.noted.value_or(false));
+    const bool tell = news && !known.told ? *news : told != *now;
+    if (tell) store.untold.push_back(std::move(event));
+    if (news) {
+      known.noted = now;
+      known.told.reset();
+    } else {
+      known.told = now;
+      trouble = news.error();
+    }
   }
-  co_return Result<void>();
+  co_return trouble;
 }
 
 }  // namespace
@@ -208,7 +217,8 @@ Task<Result<std::vector<StoreEvent>>> Store::watch_room() {
   auto room = co_await measure(*this);
   if (!room) co_return room.error();
   auto noted = co_await note_marks(*impl_, *room);
-  if (!noted) co_return noted.error();
+  // What is new comes first; what hinders the events is said by the next call.
+  if (!noted && impl_->untold.empty()) co_return noted.error();
   co_return std::exchange(impl_->untold, {});
 }
 

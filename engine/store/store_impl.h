@@ -45,8 +45,12 @@ class Store::Impl {
   EventLog events;
   /// What of the store's limit the deltas that this process writes may take, all together.
   std::shared_ptr<BlockQuota> quota = std::make_shared<BlockQuota>();
-  /// What the store's events know of each mark, as far as this process has looked.
-  std::array<std::optional<bool>, 2> known_marks;
+  /// Whether a mark holds, as far as this process has looked.
+  struct KnownMark {
+    std::optional<bool> noted;  ///< what the store's events know
+    std::optional<bool> told;   ///< what watch_room() gave since, which could not be added to them
+  };
+  std::array<KnownMark, 2> known_marks;
   /// What this process has found to be news of its store and watch_room() has not given yet.
   std::vector<StoreEvent> untold;
 

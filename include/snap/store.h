@@ -343,7 +343,7 @@ class Store {
   };
   Task<Result<Room>> room();
   /// Measures the room and has what this process writes to its volumes keep to the limit; gives
-  /// what was crossed since any process did so last, once it is among the store's events.
+  /// what was crossed and told by no one yet, or else why it cannot be added to the events.
   Task<Result<std::vector<StoreEvent>>> watch_room();
   /// Takes space for events, so that they are kept on a disk that is full by then. For servers.
   Task<Result<void>> prepare_events();

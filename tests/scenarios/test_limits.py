@@ -358,6 +358,20 @@ def test_on_a_full_disk_the_event_is_kept_and_the_volume_goes_on_once_there_is_r
     assert small.content("v")[16 * MIB:17 * MIB] == noise(MIB, 9)
 
 
+def test_where_no_event_can_be_written_the_mark_is_told_in_the_log_and_later_as_an_event(small):
+    in_the_way = small.store / "events" / "log"
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    small("set", "--low-water", "60M")
+    with small.export("web") as server:
+        time.sleep(2.5)
+        in_the_way.rmdir()
+        wait_for(lambda: events(small))
+        time.sleep(1.5)
+        assert [e["event"] for e in events(small)] == ["low-water"]
+    assert server.log.count("less than its low-water mark of 60.0 MiB") == 1, server.log
+
+
 def test_what_the_disk_cannot_hold_is_refused_before_it_is_full(small, tmp_path):
     disk = tmp_path / "disk.raw"
     disk.write_bytes(noise(12 * MIB, 1))
