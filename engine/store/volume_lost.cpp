@@ -131,10 +131,9 @@ Task<Result<bool>> VolumeStore::mark_new(std::string name) {
   auto lacks = co_await lacks_record(**dir);
   if (!lacks) co_return lacks.error();
   if (*lacks) {
-    auto still = co_await hold_still(name);
-    if (!still) co_return still.error();
-    if (!still->at_rest) co_return false;  // by now someone makes it
-    still->handle.reset();
+    auto maker = co_await holder(name);
+    if (!maker) co_return maker.error();
+    if (*maker) co_return false;  // by now someone makes it
     auto lost = co_await find_lost(std::nullopt);
     if (!lost) co_return lost.error();
     if (!lost->deltas.empty()) co_return lost_record(*this, name, lost->deltas);
