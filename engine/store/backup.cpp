@@ -3,8 +3,8 @@
 //   1. freeze   each volume: what it answered so far is in sealed deltas, which never change
 //   2. gather   what the index and the records name, root by root; a root that cannot be read, or
 //               names what is damaged, is left out; so is a volume that is not as it was frozen
-//   3. copy     blobs and sealed deltas that the target lacks, one by one, each whole or not at
-//   all.
+//   3. copy     blobs and sealed deltas that the target lacks, or has damaged, one by one, each
+//   whole or not at all.
 //               What was removed from the source meanwhile sends us back to 2, and a volume that
 //               came or changed its size to 1
 //   4. publish  the index; each volume's record over an empty delta of its own. Before this the
@@ -16,6 +16,7 @@
 #include <set>
 #include <utility>
 
+#include "engine/delta/delta_verify.h"
 #include "engine/store/backup_copy.h"
 #include "engine/store/backup_target.h"
 #include "engine/store/names.h"
@@ -74,7 +75,7 @@ class Backup {
   Task<Result<VolumeLock>> take_place(const VolumeRecord& record, StoredVolume& stored);
   Task<Result<void>> rename(VolumeLock& lock, std::string from, std::string to);
   Task<Result<void>> move_away(std::string name);
-  Task<Result<void>> check_unused(const StoredVolume& stored);
+  Task<Result<bool>> check_unused(const StoredVolume& stored);
   Task<Result<void>> check_there(const Marks& needs);
   Task<void> remove_gone();
   void fail(const Root& root, const Error& error) {
@@ -318,14 +319,15 @@ Task<Result<void>> Backup::publish_images() {
   co_return mirrored;
 }
 
-/// Whoever has written to the backup's own delta would lose that.
-Task<Result<void>> Backup::check_unused(const StoredVolume& stored) {
-  auto delta = co_await target_.volumes.open_delta(stored.record.delta, Delta::Mode::kReadWrite);
-  if (!delta) co_return delta.error();
-  const bool used = (*delta)->next_present(ChunkIndex(0)).has_value();
-  auto closed = co_await (*delta)->close();
-  if (!closed) co_return closed.error();
-  if (!used) co_return Result<void>();
+/// Whoever has written to the backup's own delta would lose that. False if that delta is not there.
+Task<Result<bool>> Backup::check_unused(const StoredVolume& stored) {
+  auto dir = co_await target_.volumes.deltas_dir().open_dir(stored.record.delta);
+  if (!dir && dir.error().code() == ErrorCode::kNotFound) co_return false;
+  if (!dir) co_return dir.error();
+  auto own = co_await verify_delta(std::move(*dir), DeltaUse::kAtRest);  // the volume is locked
+  if (!own) co_return own.error().with_context("its delta in the backup");
+  const bool used = own->blocks->next_present(ChunkIndex(0)).has_value();
+  if (!used) co_return true;
   co_return Error(ErrorCode::kExists,
                   "it was written to in the backup, which the next copy would "
                   "drop; commit it there, or go back with '" +
@@ -392,10 +394,14 @@ Task<Result<void>> Backup::publish_volume(const Root& root) {
   auto place = co_await take_place(record, stored);
   if (!place) co_return place.error();
   const bool fresh = stored.generation == 0;
-  if (!fresh && same_content(stored.record, record)) co_return Result<void>();
+  if (!fresh) {
+    // Before anything else: contents that were changed are no backup, whatever the records say.
+    auto there = co_await check_unused(stored);
+    if (!there) co_return there.error();
+    if (*there && same_content(stored.record, record)) co_return Result<void>();
+  }
   Result<void> done;
-  if (!fresh) done = co_await check_unused(stored);
-  if (done) {
+  {
     auto lock = co_await target_.lock.shared("back up " + record.name);
     if (!lock) co_return lock.error();
     done = co_await check_there(root.needs);

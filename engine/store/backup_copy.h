@@ -1,4 +1,6 @@
-// Copying one blob or sealed delta from a store to another, whole or not at all.
+// Copying one blob or sealed delta from a store to another, whole or not at all. A copy that is
+// there is made anew if it is seen to be damaged without reading it all: a blob by its size, a
+// delta by its map and the size of its data.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +16,7 @@ namespace snap {
 struct Copied {
   enum class Outcome {
     kCopied,
-    kThere,     ///< the target has it
+    kThere,     ///< the target has it, as far as was looked
     kVanished,  ///< the source does not have it any more
     kDamaged,   ///< the source's is not what was written, or cannot be read: `why`
   };

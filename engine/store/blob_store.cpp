@@ -119,6 +119,12 @@ Task<Result<BlobStore::Put>> BlobStore::adopt(Directory& from, std::string name,
   co_return put;
 }
 
+Task<Result<void>> BlobStore::mend(Directory& from, std::string name, BlobDigest digest) {
+  // docs/durability.md, Backup: what is there goes when the whole one takes its name, not before.
+  auto renamed = co_await from.rename(name, *dir_, digest.hex());
+  co_return renamed;
+}
+
 Task<Result<void>> BlobStore::remove(BlobDigest digest) {
   auto removed = co_await dir_->unlink(digest.hex());
   if (!removed) co_return missing(removed.error(), digest);

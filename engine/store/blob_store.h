@@ -52,6 +52,10 @@ class BlobStore {
   /// when it returns.
   Task<Result<Put>> adopt(Directory& from, std::string name, BlobDigest digest);
 
+  /// Takes such a file in place of the blob that is there, which is damaged. Only for a backup,
+  /// which syncs the directory before it names the blob.
+  Task<Result<void>> mend(Directory& from, std::string name, BlobDigest digest);
+
   /// Removes a blob. Only under the exclusive store lock, by a sweep that found it unreferenced.
   Task<Result<void>> remove(BlobDigest digest);
 

@@ -164,6 +164,71 @@ TEST_CASE("a power cut at any change of a backup leaves the one before, or no st
   }
 }
 
+namespace {
+
+/// Cuts every file of the folder `path` of the copy, or of the folders in it, that is called `name`
+/// (none: any) to the half of it.
+Task<void> cut_short(SimDisk* disk, std::string path, std::string name) {
+  constexpr std::size_t kLimit = 64u << 20;
+  auto root = disk->root();
+  auto dir = must(co_await root->open_dir("copy"));
+  dir = must(co_await dir->open_dir(path));
+  for (const DirEntry& entry : must(co_await dir->list())) {
+    auto inner = must(co_await dir->open_dir(entry.name));
+    for (const DirEntry& file : must(co_await inner->list())) {
+      if (!name.empty() && file.name != name) continue;
+      auto bytes = must(co_await read_whole(*inner, file.name, kLimit));
+      bytes.resize(bytes.size() / 2);
+      must(co_await replace_file(*inner, file.name, bytes));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a power cut at any change of a backup that mends a copy leaves what it mends as good as it "
+    "was") {
+  BackupRig rig(7);
+  SeededRandom random(7);
+  Model model{random_bytes(kTestSize, 1)};
+  Store::CreateOptions options;
+  options.name = "v";
+  options.image = must(rig.loop.run(import_bytes(*rig.source, "base:1", model.bytes)));
+  must(rig.loop.run(rig.source->create_volume(options)));
+  rig.loop.run(fill(*rig.source, "v", model, random));
+  SimDisk disk(4);
+  must(rig.back_up(disk));
+  rig.loop.run(cut_short(&disk, "blobs", ""));
+  rig.loop.run(cut_short(&disk, "deltas", "data"));
+  disk.crash_all_kept();
+  std::uint64_t changes = 0;
+  for (bool whole = false; !whole; ++changes) {
+    INFO("power cut after " << changes << " changes");
+    auto cut = disk.clone();
+    cut->freeze_after(changes);
+    const auto report = rig.back_up(*cut);
+    whole = !cut->frozen();
+    if (whole) CHECK((must(report).deltas_copied == 1 && must(report).blobs_copied > 1));
+    if (changes % 2 == 0) cut->crash_all_lost();
+    std::mt19937_64 torn(changes);
+    if (changes % 2 == 1) cut->crash(torn);
+    if (report) {
+      auto target = rig.open_target(*cut, false);
+      REQUIRE(target);
+      CHECK(rig.content(**target, "v") == model.bytes);
+    }
+    CHECK(must(rig.back_up(*cut)).failed.empty());
+    cut->crash_all_lost();
+    auto target = rig.open_target(*cut, false);
+    REQUIRE(target);
+    CHECK(rig.content(**target, "v") == model.bytes);
+    const auto checked = must(rig.loop.run(check_store(**target, {.data = true}, Progress{})));
+    CHECK(checked.findings.empty());
+  }
+  CHECK(changes > 10);
+}
+
 TEST_CASE("a scrub keeps to its rate, tells how far it is, and can be cancelled") {
   BackupRig rig(5);
   constexpr std::uint64_t kBytes = 4u << 20;

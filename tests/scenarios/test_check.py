@@ -498,6 +498,45 @@ def test_a_backup_of_a_store_with_a_damaged_or_lost_record_removes_no_volume(ful
     full("backup", copy.store, code=DAMAGE)
 
 
+def test_a_backup_again_mends_copies_that_are_damaged(full, tmp_path):
+    full("backup", tmp_path / "copy")
+    copy = backed_up(full, tmp_path)
+    good = files(copy)
+    sealed = copy.store / "deltas" / copy.volumes()["web"]["sealed"][0]
+    layer = layer_of(copy, "base:1")
+    tag = next(e for e in json.loads(good["index.json"])["manifests"] if "base:1" in e["annotations"].values())
+    manifest = copy.store / "blobs/sha256" / tag["digest"][7:]
+    for path in (layer, manifest, sealed / "data", sealed / "map"):
+        overwrite(path, path.read_bytes()[:PAGE if path != manifest else 10])
+    flip(copy.store / "deltas" / copy.volumes()["killed"]["sealed"][0] / "map", PAGE + 20)
+    check(copy, DAMAGE)
+    report = full.json("backup", copy.store)
+    assert (report["blobs_copied"], report["deltas_copied"]) == (2, 2), report
+    assert files(copy) == good and check(copy, OK, command="scrub")["findings"] == []
+    assert layer.stat().st_mode & 0o777 == 0o444
+    # A whole copy is not replaced by what is damaged in the source.
+    whole = layer_of(full, "base:1").read_bytes()
+    overwrite(layer_of(full, "base:1"), b"cut short")
+    full("backup", copy.store, code=DAMAGE)  # the volumes above it cannot be frozen
+    assert files(copy) == good
+    overwrite(layer_of(full, "base:1"), whole)
+    # A delta of the backup's own holds nothing and is made anew.
+    shutil.rmtree(delta_of(copy, "web"))
+    full("backup", copy.store)
+    assert check(copy, OK)["findings"] == [] and len(volumes(copy)) == 3
+
+
+def test_a_backup_of_a_store_that_did_not_change_says_that_a_volume_was_written_to_there(full, tmp_path):
+    full("backup", tmp_path / "copy")
+    copy = backed_up(full, tmp_path)
+    copy.write("web", {0: b"mine" * 1024})
+    full.fails("backup", copy.store, code=1, says=["web", "written to"])
+    assert copy.content("volume:web")[:4096] == b"mine" * 1024
+    copy("reset", "--yes", "web")
+    full("backup", copy.store)
+    assert copy.content("volume:web") == full.content("volume:web")
+
+
 def test_a_backup_does_not_overwrite_what_is_none_or_was_written_to(full, tmp_path):
     other = Snap(tmp_path / "other", full.sockets)
     other("create", "own", "--size", "1M")

@@ -91,16 +91,19 @@ void add_backup_commands(CLI::App& app, Context& context) {
   backup->add_flag("--delete", command->remove,
                    "Remove from it what the store does not have any more; where a record of the\n"
                    "store cannot be read, nothing");
-  backup->footer("DIR becomes a store with the same images and volumes: '" SNAPCTL_PROGRAM_NAME
-                 " --store DIR ls'. Volumes are\n"
-                 "copied as they are at one moment, also those that are being served. Run again it "
-                 "copies only\n"
-                 "what is new; broken off it goes on where it was, and what the run before made "
-                 "stays as it was.\n"
-                 "Examples:\n"
-                 "  " SNAPCTL_PROGRAM_NAME
-                 " backup /mnt/backup\n"
-                 "  " SNAPCTL_PROGRAM_NAME " --store /mnt/backup dump web disk.raw");
+  backup->footer(
+      "DIR becomes a store with the same images and volumes: '" SNAPCTL_PROGRAM_NAME
+      " --store DIR ls'. Volumes are\n"
+      "copied as they are at one moment, also those that are being served. Run again it copies "
+      "only\n"
+      "what is new, or is seen to be missing or cut short in DIR; '" SNAPCTL_PROGRAM_NAME
+      " --store DIR scrub'\n"
+      "finds any damage. Broken off it goes on where it was, and what the run before made stays as "
+      "it was.\n"
+      "Examples:\n"
+      "  " SNAPCTL_PROGRAM_NAME
+      " backup /mnt/backup\n"
+      "  " SNAPCTL_PROGRAM_NAME " --store /mnt/backup dump web disk.raw");
   set_action(backup, context, command, run_backup);
 }
 
