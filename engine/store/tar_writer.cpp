@@ -25,16 +25,15 @@ struct TarWriter::Impl {
   std::string temporary;  // what it is called while it is written; empty: written in place
   int fd = -1;
   bool regular = false;
+  bool given_up = false;  // no end-of-archive blocks: it is not whole
   struct archive* archive = nullptr;
 
   Impl() = default;
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
   ~Impl() {
-    if (archive != nullptr) {
-      archive_write_fail(archive);  // no end-of-archive blocks: it is not whole
-      archive_write_free(archive);
-    }
+    given_up = true;
+    if (archive != nullptr) archive_write_free(archive);
     if (fd > STDERR_FILENO) ::close(fd);  // given up: what it held does not matter
     if (!temporary.empty()) ::unlink(temporary.c_str());
   }
@@ -47,11 +46,28 @@ struct TarWriter::Impl {
     return Error(ErrorCode::kIo, message + ": " + (why != nullptr ? why : "libarchive failed"));
   }
 
+  /// As archive_write_open_fd() does, and nothing once it is given up. (archive_write_fail() would
+  /// do that, too, but leaks the buffer of the block in libarchive 3.6.)
+  static la_ssize_t write_block(struct archive* to, void* self, const void* bytes, std::size_t n);
+
   Result<void> open();
   Result<void> begin(const std::string& name, std::uint64_t size, bool directory);
   Result<void> write(std::span<const std::byte> bytes);
   Result<void> finish();
 };
+
+la_ssize_t TarWriter::Impl::write_block(struct archive* to, void* self, const void* bytes,
+                                        std::size_t n) {
+  const Impl& impl = *static_cast<const Impl*>(self);
+  if (impl.given_up) return static_cast<la_ssize_t>(n);
+  for (;;) {
+    const ssize_t written = ::write(impl.fd, bytes, n);
+    if (written >= 0) return written;
+    if (errno == EINTR) continue;
+    archive_set_error(to, errno, "write");
+    return -1;
+  }
+}
 
 Result<void> TarWriter::Impl::open() {
   struct stat st {};
@@ -72,7 +88,7 @@ Result<void> TarWriter::Impl::open() {
   if (archive_write_set_format_pax_restricted(archive) != ARCHIVE_OK ||
       archive_write_set_bytes_per_block(archive, kBlockBytes) != ARCHIVE_OK ||
       archive_write_set_bytes_in_last_block(archive, 1) != ARCHIVE_OK ||
-      archive_write_open_fd(archive, fd) != ARCHIVE_OK) {
+      archive_write_open2(archive, this, nullptr, &write_block, nullptr, nullptr) != ARCHIVE_OK) {
     return archive_error("create");
   }
   return {};
