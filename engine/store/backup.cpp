@@ -4,9 +4,8 @@
 //   2. gather   what the index and the records name, root by root; a root that cannot be read, or
 //               names what is damaged, is left out; so is a volume that is not as it was frozen
 //   3. copy     blobs and sealed deltas that the target lacks, or has damaged, one by one, each
-//   whole or not at all.
-//               What was removed from the source meanwhile sends us back to 2, and a volume that
-//               came or changed its size to 1
+//               whole or not at all. What was removed from the source meanwhile sends us back to 2,
+//               and a volume that came or changed its size to 1
 //   4. publish  the index; each volume's record over an empty delta of its own. Before this the
 //               target shows what the run before left
 //

@@ -39,32 +39,18 @@ Task<Result<void>> write_to(Store* store, std::string name, int times) {
   co_return closed;
 }
 
-using Change = Task<Result<void>> (*)(Store* store);
-
-Task<Result<void>> rename_it(Store* store) {
-  auto done = co_await store->rename_volume("v", "a");
-  co_return done;
-}
-Task<Result<void>> make(Store* store, std::string name) {
-  Store::CreateOptions options;
-  options.name = std::move(name);
-  options.size = kChunkSize;
-  auto done = co_await store->create_volume(options);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
-}
 /// Another volume gets the old name while the renamed one is written to.
 Task<Result<void>> replace_it(Store* store) {
   auto renamed = co_await store->rename_volume("v", "a");
   SNAP_CO_RETURN_IF_ERROR(renamed);
-  auto made = co_await make(store, "v");
+  auto made = co_await create(store, "v");
   SNAP_CO_RETURN_IF_ERROR(made);
   auto written = co_await write_to(store, "a", 20);
   co_return written;
 }
 /// Two volumes change names.
 Task<Result<void>> swap_them(Store* store) {
-  auto made = co_await make(store, "w");
+  auto made = co_await create(store, "w");
   if (!made && made.error().code() != ErrorCode::kExists) co_return made.error();
   for (auto [from, to] : {std::pair("v", "x"), std::pair("w", "v"), std::pair("x", "w")}) {
     auto renamed = co_await store->rename_volume(from, to);
@@ -72,37 +58,15 @@ Task<Result<void>> swap_them(Store* store) {
   }
   co_return Result<void>();
 }
-Task<Result<void>> remove_it(Store* store) {
-  auto done = co_await store->remove_volume("v", false);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
-}
 Task<Result<void>> remove_and_make_it(Store* store) {
   auto removed = co_await remove_it(store);
   SNAP_CO_RETURN_IF_ERROR(removed);
-  auto made = co_await make(store, "v");
+  auto made = co_await create(store, "v");
   co_return made;
-}
-Task<Result<void>> remove_its_snapshot(Store* store) {
-  auto done = co_await store->remove_snapshot("v", "s");
-  co_return done;
-}
-Task<Result<void>> reset_it(Store* store) {
-  auto done = co_await store->reset("v");
-  co_return done;
 }
 Task<Result<void>> roll_it_back(Store* store) {
   auto done = co_await store->rollback("v", "s");
   co_return done;
-}
-Task<Result<void>> snapshot_it(Store* store) {
-  const Holder nobody;
-  auto volume = co_await store->open_volume("v", nobody);
-  SNAP_CO_RETURN_IF_ERROR(volume);
-  auto done = co_await store->snapshot(**volume, "t");
-  auto closed = co_await (*volume)->close();
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return closed;
 }
 Task<Result<void>> clone_and_remove_it(Store* store) {
   const Holder nobody;
@@ -114,23 +78,6 @@ Task<Result<void>> clone_and_remove_it(Store* store) {
   SNAP_CO_RETURN_IF_ERROR(closed);
   auto removed = co_await remove_it(store);
   co_return removed;
-}
-Task<Result<void>> commit_it(Store* store) {
-  const Holder nobody;
-  auto volume = co_await store->open_volume("v", nobody);
-  SNAP_CO_RETURN_IF_ERROR(volume);
-  Store::CommitOptions options;
-  options.name = reference("app:1");
-  const Progress silent;
-  auto done = co_await store->commit(**volume, options, silent);
-  auto closed = co_await (*volume)->close();
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return closed;
-}
-Task<Result<void>> remove_the_image(Store* store) {
-  auto done = co_await store->remove_image("spare:1", false, false);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
 }
 
 /// `late`: the check was over by then.
@@ -212,7 +159,7 @@ TEST_CASE("what is damaged is found though its volume is renamed beside the chec
   Bytes content;
   Sim first(std::make_unique<SimDisk>(5), 5);
   first.loop.run(prepare(first.store.get(), &content));
-  must(first.loop.run(make(first.store.get(), "w")));
+  must(first.loop.run(create(first.store.get(), "w")));
   const std::string delta = first.loop.run(damage_its_map(first.store.get()));
   int points = 0;
   for (bool late = false; !late; ++points) {

@@ -45,14 +45,10 @@ TEST_CASE("a volume that is renamed beside a sweep loses nothing") {
 
 namespace {
 
-Task<Result<void>> create(Store* store, std::uint64_t size, int later) {
+Task<Result<void>> create_later(Store* store, std::uint64_t size, int later) {
   co_await wait_for(store, later);
-  Store::CreateOptions options;
-  options.name = "new";
-  options.size = size;
-  auto done = co_await store->create_volume(options);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
+  auto done = co_await create(store, "new", size);
+  co_return done;
 }
 
 }  // namespace
@@ -65,9 +61,9 @@ TEST_CASE("of two creations of one name, one says that it is taken") {
     INFO("seed " << seed);
     Sim sim(first.disk->clone(), seed);
     auto other = must(sim.loop.run(Store::open(sim.disk->root(), Store::OpenOptions{})));
-    const auto results =
-        sim.loop.run(beside(create(sim.store.get(), kChunkSize, static_cast<int>(seed % 20)),
-                            create(other.get(), 2 * kChunkSize, static_cast<int>(seed * 7 % 23))));
+    const auto results = sim.loop.run(
+        beside(create_later(sim.store.get(), kChunkSize, static_cast<int>(seed % 20)),
+               create_later(other.get(), 2 * kChunkSize, static_cast<int>(seed * 7 % 23))));
     REQUIRE(results[0].has_value() != results[1].has_value());
     CHECK(results[results[0] ? 1 : 0].error().code() == ErrorCode::kExists);
     const auto volume = must(sim.loop.run(sim.store->volume("new")));
@@ -78,21 +74,30 @@ TEST_CASE("of two creations of one name, one says that it is taken") {
 
 namespace {
 
-using Change = Task<Result<void>> (*)(Store* store);
+Task<Result<void>> snapshot_later(Store* store, int later) {
+  co_await wait_for(store, later);
+  auto done = co_await snapshot_it(store);
+  co_return done;
+}
 
-Task<Result<void>> rename_it(Store* store) {
-  auto done = co_await store->rename_volume("v", "a");
-  co_return done;
+}  // namespace
+
+TEST_CASE("a command that meets the end of its volume leaves no folder of it") {
+  Bytes content;
+  Sim first(std::make_unique<SimDisk>(5), 5);
+  first.run(prepare(first.store.get(), &content));
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    INFO("seed " << seed);
+    Sim sim(first.disk->clone(), seed);
+    auto other = must(sim.run(Store::open(sim.disk->root(), Store::OpenOptions{})));
+    const auto results = sim.run(beside(remove_it(sim.store.get()),
+                                        snapshot_later(other.get(), static_cast<int>(seed % 60))));
+    if (!results[0]) continue;  // the snapshot was first, and had the volume
+    CHECK(must(sim.run(sim.store->impl().volumes.volumes_dir().list())).empty());
+  }
 }
-Task<Result<void>> remove_it(Store* store) {
-  auto done = co_await store->remove_volume("v", false);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
-}
-Task<Result<void>> remove_its_snapshot(Store* store) {
-  auto done = co_await store->remove_snapshot("v", "s");
-  co_return done;
-}
+
+namespace {
 
 /// Holds the store as a sweep does, and looks whether the volume is as it was all the while.
 Task<Result<void>> sweep_slowly(Store* store, bool* unchanged) {
@@ -124,56 +129,8 @@ TEST_CASE("what takes a name away waits for a sweep, and a sweep for its being d
 
 namespace {
 
-Task<Result<void>> reset_it(Store* store) {
-  auto done = co_await store->reset("v");
-  co_return done;
-}
-Task<Result<void>> snapshot_it(Store* store) {
-  const Holder nobody;
-  auto volume = co_await store->open_volume("v", nobody);
-  SNAP_CO_RETURN_IF_ERROR(volume);
-  auto done = co_await store->snapshot(**volume, "t");
-  auto closed = co_await (*volume)->close();
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return closed;
-}
-Task<Result<void>> commit_it(Store* store) {
-  const Holder nobody;
-  auto volume = co_await store->open_volume("v", nobody);
-  SNAP_CO_RETURN_IF_ERROR(volume);
-  Store::CommitOptions options;
-  options.name = reference("app:1");
-  const Progress silent;
-  auto done = co_await store->commit(**volume, options, silent);
-  auto closed = co_await (*volume)->close();
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return closed;
-}
 Task<Result<void>> create_it(Store* store) {
-  Store::CreateOptions options;
-  options.name = "a";
-  options.size = kChunkSize;
-  auto done = co_await store->create_volume(options);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
-}
-Task<Result<void>> remove_the_image(Store* store) {
-  auto done = co_await store->remove_image("spare:1", false, false);
-  SNAP_CO_RETURN_IF_ERROR(done);
-  co_return Result<void>();
-}
-
-/// A process that does `change` on `disk`, and dies after so many of its changes at the latest.
-/// True if it came to its end.
-bool dies_after(SimDisk& disk, Change change, std::uint64_t changes) {
-  SimLoop loop(changes);
-  auto store = must(loop.run(Store::open(disk.root(), Store::OpenOptions{})));
-  disk.freeze_after(changes);
-  auto done = loop.run(change(store.get()));
-  const bool whole = !disk.frozen();
-  disk.kill();
-  if (whole) must(done);
-  return whole;
+  return create(store, "a");
 }
 
 /// Writes and flushes in the volume that comes first by name, and dies.

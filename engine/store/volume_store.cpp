@@ -81,7 +81,23 @@ std::vector<BlobDigest> manifests_of(const VolumeRecord& record) {
 
 // ---- Records
 
+Task<Result<bool>> has_entry(Directory& dir, std::string name) {
+  auto stat = co_await dir.stat(std::move(name));
+  if (stat) co_return true;
+  if (stat.error().code() == ErrorCode::kNotFound) co_return false;
+  co_return stat.error();
+}
+
+Task<Result<bool>> VolumeStore::has_record(Directory& dir) {
+  return has_entry(dir, kVolumeRecord);
+}
+
 Task<Result<std::vector<std::string>>> VolumeStore::names() {
+  return folders_where(&has_record);
+}
+
+Task<Result<std::vector<std::string>>> VolumeStore::folders_where(
+    Task<Result<bool>> (*holds)(Directory& dir)) {
   auto entries = co_await volumes_->list();
   if (!entries) co_return entries.error();
   std::vector<std::string> out;
@@ -92,12 +108,9 @@ Task<Result<std::vector<std::string>>> VolumeStore::names() {
       if (dir.error().code() == ErrorCode::kNotFound) continue;
       co_return dir.error();
     }
-    auto stat = co_await (*dir)->stat(kVolumeRecord);
-    if (stat) {
-      out.push_back(entry.name);
-    } else if (stat.error().code() != ErrorCode::kNotFound) {
-      co_return stat.error();
-    }
+    auto so = co_await holds(**dir);
+    if (!so) co_return so.error();
+    if (*so) out.push_back(entry.name);
   }
   co_return out;
 }
@@ -166,6 +179,13 @@ Task<Result<VolumeLock>> VolumeStore::lock(std::string name, Holder holder) {
   if (!known && known.error().code() != ErrorCode::kCorrupt) co_return known.error();
   auto lock = co_await try_lock_dir(name, holder);
   if (!lock) co_return lock.error();
+  auto there = co_await has_record(lock->dir());
+  if (!there) co_return there.error();
+  if (!*there) {
+    // Removed since it was read: a folder with nothing but our lock would look like a loss.
+    co_await discard(std::move(*lock), name);
+    co_return Error(ErrorCode::kNotFound, "no volume " + shown(name));
+  }
   co_await remove_leftovers(lock->dir());
   // docs/durability.md, Publish: who changed the record or the name last may have died before that
   // was stable, and what is made from now on relies on it.
@@ -182,20 +202,8 @@ Task<Result<VolumeLock>> VolumeStore::lock_new(std::string name, Holder holder) 
   auto made = co_await volumes_->make_dir(name);
   if (!made && made.error().code() != ErrorCode::kExists) co_return made.error();
   const bool fresh = made.has_value();
-  auto marked = co_await mark_new(name);
-  if (!marked) co_return marked.error();
-  auto lock = co_await take_new(name, std::move(holder), fresh);
-  if (lock || !*marked) co_return lock;
-  auto dir = co_await volumes_->open_dir(name);
-  if (dir) {
-    auto unmarked = co_await (*dir)->unlink(kVolumeRemoved);
-    (void)unmarked;  // whoever has the lock removes it
-  }
-  co_return lock;
-}
-
-/// `fresh`: the folder was made here.
-Task<Result<VolumeLock>> VolumeStore::take_new(std::string name, Holder holder, bool fresh) {
+  auto prepared = co_await prepare_new(name);
+  if (!prepared) co_return prepared.error();
   auto lock = co_await try_lock_dir(name, std::move(holder));
   const Error exists(ErrorCode::kExists, "there is a volume " + shown(name) +
                                              " already; remove it first or take another name");
@@ -204,13 +212,16 @@ Task<Result<VolumeLock>> VolumeStore::take_new(std::string name, Holder holder, 
     co_return lock.error();
   }
   // Another process may have been faster to lock a folder that was made here, and be done.
-  auto there = co_await lock->dir().stat(kVolumeRecord);
-  if (there) co_return exists;
-  if (there.error().code() != ErrorCode::kNotFound) co_return there.error();
+  auto there = co_await has_record(lock->dir());
+  if (!there) co_return there.error();
+  if (*there) co_return exists;
+  // Or may have given it up, and taken away what says that there is none yet.
+  auto marked = co_await mark_new(lock->dir());
+  if (!marked) co_return marked.error();
   if (fresh) co_return std::move(*lock);
   co_await remove_leftovers(lock->dir());
-  // docs/durability.md, Publish: who made a record a removed.json here may have died before that
-  // was stable. It must not come back once its folder is gone, where no one finds it.
+  // docs/durability.md, Publish: who ended a volume here may have died before that was stable. Its
+  // record must not come back once its folder is gone, where no one finds it.
   auto settled = co_await lock->dir().sync();
   if (!settled) co_return settled.error();
   co_return std::move(*lock);

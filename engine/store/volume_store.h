@@ -31,8 +31,8 @@ inline constexpr const char* kVolumeRecord = "volume.json";
 inline constexpr const char* kVolumeRemoved = "removed.json";
 inline constexpr const char* kVolumeLock = "lock";
 
-/// Volumes that have lost their records, by name, and what may be theirs: the deltas that hold data
-/// and that no record names. Without such a delta no volume counts as one that has.
+/// Volumes that have lost their records, by name, and what may be theirs: the deltas that no record
+/// names. Without such a delta no volume counts as one that has, for each has its own.
 struct LostRecords {
   std::vector<std::string> volumes;
   std::vector<std::string> deltas;
@@ -122,8 +122,8 @@ class VolumeStore {
 
   /// Folders with a lock but with neither a record nor a removed.json, ascending.
   Task<Result<std::vector<std::string>>> without_record();
-  /// `named`: every delta that a record names, if the caller knows. Deltas are looked into only if
-  /// without_record() finds a folder. For a sure answer under the exclusive store lock.
+  /// `named`: every delta that a record names, if the caller knows. For a sure answer under the
+  /// exclusive store lock.
   Task<Result<LostRecords>> find_lost(std::optional<std::set<std::string>> named);
 
   // ---- Deltas
@@ -148,8 +148,11 @@ class VolumeStore {
 
  private:
   static Task<Result<StoredVolume>> read_record(Directory& dir, std::string name);
-  Task<Result<bool>> mark_new(std::string name);
-  Task<Result<VolumeLock>> take_new(std::string name, Holder holder, bool fresh);
+  static Task<Result<bool>> has_record(Directory& dir);
+  /// Names of folders of volumes of which that is so, in no order.
+  Task<Result<std::vector<std::string>>> folders_where(Task<Result<bool>> (*holds)(Directory& dir));
+  Task<Result<void>> prepare_new(std::string name);
+  static Task<Result<void>> mark_new(Directory& dir);
   Task<Result<std::set<std::string>>> named_deltas();
   Task<Result<VolumeLock>> try_lock_dir(std::string name, Holder holder);
   Task<Result<void>> undo_replace(Directory& dir, std::string name, std::string old_bytes,
@@ -166,6 +169,9 @@ class VolumeStore {
 /// This process, without a control socket. Name the value and move it into a coroutine: g++ 12
 /// destroys the temporary Holder{...} of a co_await expression twice.
 Holder this_process();
+
+/// Whether the folder has an entry of that name.
+Task<Result<bool>> has_entry(Directory& dir, std::string name);
 
 /// What there is to say of volume `name`, which has lost its record.
 Error lost_record(const VolumeStore& volumes, const std::string& name,
