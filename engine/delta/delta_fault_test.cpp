@@ -128,14 +128,21 @@ TEST_CASE("faults in long runs, which pass through many checkpoints and a compac
 }
 
 namespace {
-Task<void> lost_write(SimDisk* disk) {
+/// A delta whose first block is that, in the data file for good.
+Task<std::unique_ptr<Delta>> delta_with(SimDisk* disk, std::vector<std::byte> block) {
   PatternSource below;
   Delta::CreateOptions options{test_uuid(3), kSize};
   auto delta = must(co_await Delta::create(disk->root(), options));
+  must(co_await delta->write(ByteOffset(0), block, below, Durability::kCached));
+  must(co_await delta->flush_data());
+  co_return std::move(delta);
+}
+
+Task<void> lost_write(SimDisk* disk) {
+  PatternSource below;
   const std::vector<std::byte> old_block(kBlockSize, std::byte{1}),
       new_block(kBlockSize, std::byte{2});
-  must(co_await delta->write(ByteOffset(0), old_block, below, Durability::kCached));
-  must(co_await delta->flush_data());
+  auto delta = co_await delta_with(disk, old_block);
   delta->check_writeback();
   CHECK(!delta->failure());
   must(co_await delta->write(ByteOffset(0), new_block, below, Durability::kDurable));
@@ -165,12 +172,9 @@ namespace {
 /// A write that the kernel could not write back, and whose page it gave up, before it is flushed.
 Task<void> lost_page(SimDisk* disk) {
   PatternSource below;
-  Delta::CreateOptions options{test_uuid(3), kSize};
-  auto delta = must(co_await Delta::create(disk->root(), options));
   const std::vector<std::byte> old_block(kBlockSize, std::byte{1}),
       new_block(kBlockSize, std::byte{2});
-  must(co_await delta->write(ByteOffset(0), old_block, below, Durability::kCached));
-  must(co_await delta->flush_data());
+  auto delta = co_await delta_with(disk, old_block);
   must(co_await delta->write(ByteOffset(0), new_block, below, Durability::kCached));
   auto root = disk->root();
   auto kernel = must(co_await root->open("data", OpenFlags{}));
