@@ -52,9 +52,8 @@ Task<Result<void>> require_room_to_pack(Store& store, Volume::Parts parts, bool 
   std::uint64_t data = 0;
   parts.delta = nullptr;
   if (!compressed) data = co_await data_above_image(std::move(parts));
-  auto required = co_await require_room(
-      store, layer_bytes(data),
-      "; or remove snapshots, or commit the volume with --compress, which takes less");
+  auto required = co_await require_room(store, layer_bytes(data),
+                                        "; or commit the volume with --compress, which takes less");
   co_return required;
 }
 
