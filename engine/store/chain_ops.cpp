@@ -57,18 +57,19 @@ Task<Result<void>> require_room_to_pack(Store& store, Volume::Parts parts, bool 
   co_return required;
 }
 
-Task<Result<void>> make_room_through(OpenVolume::Impl& volume, Scratch& scratch,
+Task<Result<void>> make_room_through(Store& store, OpenVolume::Impl& volume, Scratch& scratch,
                                      PackOptions packing) {
+  RoomWatch watch(store, scratch);
   const Volume::Parts parts = volume.volume->parts();
   // What the delta on top hides of them for good need not be kept.
-  auto layer = co_await pack_sealed(scratch, parts, 0, parts.floor, std::move(packing));
+  auto layer = co_await pack_sealed(scratch, watch, parts, parts.floor, std::move(packing));
   if (!layer) co_return layer.error();
   auto below = co_await image_below(volume);
   if (!below) co_return below.error();
   Image image = anonymous_image(std::move(*below), *layer, parts.floor);
   auto lock = co_await volume.store->lock.shared("snapshot of " + volume.stored.record.name);
   if (!lock) co_return lock.error();
-  auto adopted = co_await volume.store->blobs.adopt(scratch.dir(), kScratchLayer, layer->blob);
+  auto adopted = co_await watch.adopt(layer->offer());
   if (!adopted) co_return adopted.error();
   auto manifest = co_await put_anonymous(volume.store->blobs, image);
   if (!manifest) co_return manifest.error();
@@ -105,15 +106,15 @@ Task<Result<Volume::Pause>> push_delta(OpenVolume::Impl& volume, VolumeRecord ne
   co_return pushed.error();
 }
 
-Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, Volume::Parts parts, std::size_t first,
+Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, RoomWatch& watch, Volume::Parts parts,
                                       std::uint64_t size, PackOptions options) {
   auto file = co_await scratch.dir().open(kScratchLayer, kNewBlob);
   if (!file) co_return file.error();
   PackSource source;
-  source.first = first;
   source.last = parts.sealed.size() - 1;
   source.size = size;
   source.chain = std::move(parts);
+  options.wrote = [&watch](std::uint64_t bytes) { return watch.wrote(bytes); };
   auto packing = pack(std::move(source), std::move(*file), std::move(options));
   auto written = co_await std::move(packing);
   if (!written) co_return written.error();
@@ -155,7 +156,7 @@ Task<Result<void>> make_room(Store& store, OpenVolume::Impl& volume, PackOptions
   if (!room) co_return room.error().with_context(kContext);
   auto scratch = co_await volume.store->scratch();
   if (!scratch) co_return scratch.error();
-  auto packed = co_await make_room_through(volume, *scratch, std::move(packing));
+  auto packed = co_await make_room_through(store, volume, *scratch, std::move(packing));
   auto removed = co_await scratch->remove();
   static_cast<void>(removed);  // swept when the store is opened next
   if (!packed) co_return packed.error().with_context(kContext);

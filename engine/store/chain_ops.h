@@ -9,20 +9,23 @@
 #include <optional>
 
 #include "engine/layer/layer.h"
+#include "engine/store/room_watch.h"
 #include "engine/store/store_impl.h"
 #include "engine/volume/pack.h"
 #include "snap/store.h"
 
 namespace snap {
 
+/// The name of a layer in its scratch folder.
+inline constexpr const char* kScratchLayer = "layer";
+
 /// A layer file in a scratch folder, whole and synced, without a name in the store yet.
 struct PackedLayer {
   LayerInfo info;
   BlobDigest blob;
   LayerRef ref() const { return {blob, info.content, info.file_size}; }
+  std::vector<RoomWatch::Offer> offer() const { return {{kScratchLayer, blob}}; }
 };
-/// Its name in the scratch folder.
-inline constexpr const char* kScratchLayer = "layer";
 
 /// True if the delta on top holds nothing and hides nothing of what lies below: the state of the
 /// volume is that of its sealed deltas and layers.
@@ -43,8 +46,9 @@ Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& v
 /// Bytes of data in the delta on top and the sealed ones, each block once.
 Task<std::uint64_t> data_above_image(Volume::Parts parts);
 
-/// Packs the sealed deltas first.. of `parts` into scratch; `size` is that of the layer.
-Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, Volume::Parts parts, std::size_t first,
+/// Packs the sealed deltas of `parts` into scratch; `size` is that of the layer. NoSpace if `watch`
+/// says so: then scratch is gone.
+Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, RoomWatch& watch, Volume::Parts parts,
                                       std::uint64_t size, PackOptions options);
 
 /// The image that the layers of `record` come from; none: it has no layers.

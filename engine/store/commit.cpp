@@ -70,20 +70,25 @@ class Commit {
  public:
   Commit(Store& store, OpenVolume::Impl& volume, Scratch& scratch,
          const Store::CommitOptions& options, const Progress& progress)
-      : store_(store), volume_(volume), scratch_(scratch), options_(options), progress_(progress) {}
+      : store_(store),
+        volume_(volume),
+        scratch_(scratch),
+        watch_(store, scratch),
+        options_(options),
+        progress_(progress) {}
 
   Task<Result<Store::Committed>> run();
 
  private:
   PackOptions pack_options();
   Task<Result<std::optional<PackedLayer>>> make_layer();
-  Task<Result<void>> check_limit(const std::optional<PackedLayer>& layer);
   Image new_image(const std::optional<PackedLayer>& layer) const;
   Task<Result<Image>> publish(std::optional<PackedLayer> layer);
 
   Store& store_;
   OpenVolume::Impl& volume_;
   Scratch& scratch_;
+  RoomWatch watch_;
   const Store::CommitOptions& options_;
   const Progress& progress_;
   Sealed sealed_;
@@ -113,20 +118,10 @@ Task<Result<std::optional<PackedLayer>>> Commit::make_layer() {
     if (!layer) co_return layer.error();
     co_return std::optional<PackedLayer>(*layer);
   }
-  auto layer = co_await pack_sealed(scratch_, sealed_.parts, 0, sealed_.size, pack_options());
+  auto layer = co_await pack_sealed(scratch_, watch_, sealed_.parts, sealed_.size, pack_options());
   if (!layer) co_return layer.error();
   if (same_size && layer->info.entries == 0) co_return std::optional<PackedLayer>();
   co_return std::optional<PackedLayer>(*layer);
-}
-
-/// What a compressed layer takes is known only now that it is there, in tmp/.
-Task<Result<void>> Commit::check_limit(const std::optional<PackedLayer>& layer) {
-  if (!layer || !options_.compress) co_return Result<void>();
-  auto room = co_await store_.room();
-  if (!room) co_return room.error();
-  if (!room->limits.limit || room->used <= *room->limits.limit) co_return Result<void>();
-  room->used -= std::min(room->used, layer->info.file_size);
-  co_return no_room(in_units(layer->info.file_size), *room, store_.path());
 }
 
 Image Commit::new_image(const std::optional<PackedLayer>& layer) const {
@@ -152,7 +147,7 @@ Task<Result<Image>> Commit::publish(std::optional<PackedLayer> layer) {
   auto lock = co_await volume_.store->lock.shared("commit " + volume_.stored.record.name);
   if (!lock) co_return lock.error();
   if (layer) {
-    auto adopted = co_await volume_.store->blobs.adopt(scratch_.dir(), kScratchLayer, layer->blob);
+    auto adopted = co_await watch_.adopt(layer->offer());
     if (!adopted) co_return adopted.error();
   }
   auto image = co_await volume_.store->images.publish(new_image(layer), options_.name);
@@ -187,8 +182,6 @@ Task<Result<Store::Committed>> Commit::run() {
   auto layer = co_await make_layer();
   if (!layer) co_return layer.error();
   if (progress_.is_cancelled()) co_return Error(ErrorCode::kCancelled, "cancelled");
-  auto fits = co_await check_limit(*layer);
-  if (!fits) co_return fits.error();
   auto image = co_await publish(*layer);
   if (!image) co_return image.error();
   Store::Committed committed;

@@ -13,6 +13,7 @@
 #include "engine/layer/layer.h"
 #include "engine/store/chain_ops.h"
 #include "engine/store/names.h"
+#include "engine/store/room_watch.h"
 #include "engine/store/space.h"
 #include "engine/store/store_impl.h"
 #include "snap/limits.h"
@@ -22,8 +23,6 @@ namespace snap {
 namespace {
 
 constexpr std::size_t kBufferBytes = 4u << 20;
-/// What is read between two looks at what the layer takes.
-constexpr std::uint64_t kLookEvery = 16u << 20;
 
 /// A buffer and what the source put into it.
 struct Filled {
@@ -57,23 +56,6 @@ Task<Result<void>> add_piece(LayerWriter& writer, ImportSource::Piece piece,
   co_return Result<void>();
 }
 
-/// Stops an import of what cannot say its size before the layer takes more than the limit leaves.
-struct RoomWatch {
-  Store* store = nullptr;
-  Store::Room room;
-  std::shared_ptr<File> layer;
-  std::uint64_t unseen = 0;  ///< bytes read since the last look
-
-  Task<Result<void>> look() {
-    auto stat = co_await layer->stat();
-    if (!stat) co_return stat.error();
-    unseen = 0;
-    if (stat->allocated <= room.left_of_limit()) co_return Result<void>();
-    const std::string needed = "more than " + in_units(room.left_of_limit());
-    co_return no_room(needed, room, store->path());
-  }
-};
-
 /// Copies all of the source into the writer.
 Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer, RoomWatch& watch,
                                const Progress& progress) {
@@ -93,26 +75,23 @@ Task<Result<void>> copy_source(ImportSource& source, LayerWriter& writer, RoomWa
     auto added = co_await add_piece(writer, piece, std::span(filled.bytes.get(), kBufferBytes));
     co_await reading.wait();  // it uses what lives here, so also on failure
     if (!added) co_return added.error();
-    watch.unseen += piece.length;
-    if (watch.unseen >= kLookEvery) {
-      auto fits = co_await watch.look();
-      if (!fits) co_return fits.error();
-    }
+    auto fits = co_await watch.wrote(piece.length);
+    if (!fits) co_return fits.error();
     progress.tell("import", piece.offset + piece.length, source.size().value_or(0));
   }
   co_return Result<void>();
 }
 
 /// Refuses what is known not to fit, before anything is read twice or written.
-Task<Result<Store::Room>> room_for(Store& store, ImportSource& source, bool compressed) {
+Task<Result<void>> require_room_for(Store& store, ImportSource& source, bool compressed) {
   auto room = co_await noted_room(store);
   if (!room) co_return room.error();
   if (room->left() < layer_bytes(0))
     co_return no_room(in_units(layer_bytes(0)), *room, store.path());
-  if (compressed) co_return room;  // what that makes of it no one knows
+  if (compressed) co_return Result<void>();  // what that makes of it no one knows
   auto data = co_await source.data_bytes(room->left());
   if (!data) co_return data.error();
-  if (!*data || layer_bytes(**data) <= room->left()) co_return room;
+  if (!*data || layer_bytes(**data) <= room->left()) co_return Result<void>();
   const bool counted = **data <= room->left();
   const std::string needed =
       counted ? "about " + in_units(layer_bytes(**data)) : "more than " + in_units(room->left());
@@ -120,18 +99,16 @@ Task<Result<Store::Room>> room_for(Store& store, ImportSource& source, bool comp
 }
 
 /// Writes the layer file `name` in `dir`: whole and synced when it returns.
-Task<Result<PackedLayer>> write_layer(Store& store, Directory& dir, ImportSource& source,
+Task<Result<PackedLayer>> write_layer(Directory& dir, RoomWatch& watch, ImportSource& source,
                                       const Store::ImportOptions& options,
                                       const Progress& progress) {
-  auto room = co_await room_for(store, source, options.compress);
-  if (!room) co_return room.error();
   auto file = co_await dir.open(kScratchLayer, kNewBlob);
   if (!file) co_return file.error();
-  RoomWatch watch{&store, *room, std::move(*file)};
-  LayerWriter writer(watch.layer, {.virtual_size = source.size().value_or(kMaxVolumeSize),
-                                   .encoding = options.compress ? Encoding::kZstd : Encoding::kRaw,
-                                   .zstd_level = options.zstd_level,
-                                   .bottom = true});
+  LayerWriter writer(std::move(*file),
+                     {.virtual_size = source.size().value_or(kMaxVolumeSize),
+                      .encoding = options.compress ? Encoding::kZstd : Encoding::kRaw,
+                      .zstd_level = options.zstd_level,
+                      .bottom = true});
   auto copied = co_await copy_source(source, writer, watch, progress);
   if (!copied) co_return copied.error();
   if (!source.size()) {
@@ -140,8 +117,6 @@ Task<Result<PackedLayer>> write_layer(Store& store, Directory& dir, ImportSource
   writer.set_virtual_size(*source.size());
   auto written = co_await writer.finish();
   if (!written) co_return written.error();
-  auto fits = co_await watch.look();
-  if (!fits) co_return fits.error();
   co_return PackedLayer{written->info, written->blob};
 }
 
@@ -149,7 +124,10 @@ Task<Result<PackedLayer>> write_layer(Store& store, Directory& dir, ImportSource
 Task<Result<Image>> import_through(Store& whole, Scratch& scratch, ImportSource& source,
                                    const Store::ImportOptions& options, const Progress& progress) {
   Store::Impl& store = whole.impl();
-  auto layer = co_await write_layer(whole, scratch.dir(), source, options, progress);
+  auto required = co_await require_room_for(whole, source, options.compress);
+  if (!required) co_return required.error();
+  RoomWatch watch(whole, scratch);
+  auto layer = co_await write_layer(scratch.dir(), watch, source, options, progress);
   if (!layer) co_return layer.error();
   if (progress.is_cancelled()) co_return Error(ErrorCode::kCancelled, "import: cancelled");
   Image image;
@@ -164,7 +142,7 @@ Task<Result<Image>> import_through(Store& whole, Scratch& scratch, ImportSource&
                            .comment = options.comment});
   auto lock = co_await store.lock.shared("import " + options.name.str());
   if (!lock) co_return lock.error();
-  auto adopted = co_await store.blobs.adopt(scratch.dir(), kScratchLayer, layer->blob);
+  auto adopted = co_await watch.adopt(layer->offer());
   if (!adopted) co_return adopted.error();
   auto published = co_await store.images.publish(std::move(image), options.name);
   co_return published;

@@ -39,7 +39,8 @@ class Load {
   Load(Store& store, Scratch& scratch, std::string file, const Progress& progress,
        const std::function<void(const BlobDigest&, bool)>& on_layer)
       : store_(store.impl()),
-        source_(store, scratch.dir(), file, progress),
+        watch_(store, scratch),
+        source_(store, scratch.dir(), watch_, file, progress),
         file_(std::move(file)),
         progress_(progress),
         on_layer_(on_layer) {}
@@ -59,6 +60,7 @@ class Load {
   Task<Result<void>> publish_images(Store::Loaded& loaded);
 
   Store::Impl& store_;
+  RoomWatch watch_;
   LoadSource source_;
   const std::string file_;
   const Progress& progress_;
@@ -162,12 +164,17 @@ Task<Result<void>> Load::verify_layer(LayerRef layer) {
 }
 
 Task<Result<void>> Load::publish_layers(Store::Loaded& loaded) {
+  std::vector<RoomWatch::Offer> offers;
+  for (const auto& [layer, is_new] : layers_) {
+    if (is_new) offers.push_back({layer.blob.hex(), layer.blob});
+  }
+  auto puts = co_await watch_.adopt(std::move(offers));
+  if (!puts) co_return puts.error().with_context("load " + file_);
+  auto put = puts->begin();
   for (const auto& [layer, is_new] : layers_) {
     bool existed = true;
     if (is_new) {
-      auto put = co_await store_.blobs.adopt(source_.scratch(), layer.blob.hex(), layer.blob);
-      if (!put) co_return put.error();
-      existed = put->existed;
+      existed = put++->existed;
     } else {
       // It was there before the lock was taken: is it still?
       auto there = co_await store_.blobs.stat(layer.blob);

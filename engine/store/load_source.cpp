@@ -81,10 +81,12 @@ std::string text_of(const std::vector<std::byte>& bytes) {
 
 }  // namespace
 
-LoadSource::LoadSource(Store& store, Directory& scratch, std::string path, const Progress& progress)
+LoadSource::LoadSource(Store& store, Directory& scratch, RoomWatch& watch, std::string path,
+                       const Progress& progress)
     : whole_(&store),
       store_(&store.impl().blobs),
       scratch_(&scratch),
+      watch_(&watch),
       path_(std::move(path)),
       progress_(&progress) {}
 
@@ -212,6 +214,8 @@ Task<Result<void>> LoadSource::take_blob(TarReader& tar, BlobDigest digest, std:
     if (block->empty()) break;
     auto added = co_await (*blob)->add(*block);
     if (!added) co_return added.error();
+    auto allowed = co_await watch_->wrote(block->size());
+    if (!allowed) co_return allowed.error().with_context("load " + path_);
     progress_->tell(stage, tar.position(), tar.total());
   }
   auto finished = co_await (*blob)->finish();
@@ -263,6 +267,8 @@ Task<Result<void>> LoadSource::copy_blob(BlobDigest digest) {
     if (!read) co_return read.error();
     auto added = co_await (*blob)->add(piece);
     if (!added) co_return added.error();
+    auto allowed = co_await watch_->wrote(piece.size());
+    if (!allowed) co_return allowed.error().with_context("load " + path_);
     at += piece.size();
     progress_->tell(stage, at, stat->size);
   }

@@ -12,6 +12,7 @@
 
 #include "engine/store/blob_store.h"
 #include "engine/store/image_codec.h"
+#include "engine/store/room_watch.h"
 #include "engine/store/tar_file.h"
 #include "snap/digest.h"
 #include "snap/file.h"
@@ -22,7 +23,8 @@ namespace snap {
 class LoadSource {
  public:
   /// `path` is a tar file, a folder, or "-"; all is borrowed.
-  LoadSource(Store& store, Directory& scratch, std::string path, const Progress& progress);
+  LoadSource(Store& store, Directory& scratch, RoomWatch& watch, std::string path,
+             const Progress& progress);
 
   Task<Result<void>> fetch_all();
   /// index.json, after fetch_all().
@@ -35,7 +37,6 @@ class LoadSource {
   Task<Result<std::string>> json(BlobDigest digest);
   /// A blob that is in scratch.
   Task<Result<std::unique_ptr<File>>> open(BlobDigest digest);
-  Directory& scratch() noexcept { return *scratch_; }
 
  private:
   Error refusal(ErrorCode code, const std::string& why) const {
@@ -55,6 +56,7 @@ class LoadSource {
   Store* whole_;
   BlobStore* store_;
   Directory* scratch_;
+  RoomWatch* watch_;
   const std::string path_;
   const Progress* progress_;
   std::string index_;

@@ -25,34 +25,6 @@ constexpr int kMaxDepth = 3;  // deltas/<uuid>/data, tmp/<uuid>/x
 constexpr std::uint64_t kNothingLeft = kChunkSize;
 constexpr std::uint64_t kMostHysteresis = std::uint64_t{1} << 30;
 
-/// Bytes on disk of all files in `dir` and below it. What goes meanwhile is passed over.
-Task<Result<std::uint64_t>> allocated_below(Directory& dir, int depth) {
-  auto entries = co_await dir.list();
-  if (!entries) co_return entries.error();
-  std::uint64_t sum = 0;
-  for (const DirEntry& entry : *entries) {
-    Result<std::uint64_t> bytes = std::uint64_t{0};
-    if (entry.type == FileStat::Type::kDirectory && depth > 0) {
-      auto below = co_await dir.open_dir(entry.name);
-      if (below) {
-        bytes = co_await allocated_below(**below, depth - 1);
-      } else {
-        bytes = below.error();
-      }
-    } else if (entry.type == FileStat::Type::kFile) {
-      auto stat = co_await dir.stat(entry.name);
-      if (stat) {
-        bytes = stat->allocated;
-      } else {
-        bytes = stat.error();
-      }
-    }
-    if (!bytes && bytes.error().code() != ErrorCode::kNotFound) co_return bytes;
-    if (bytes) sum += *bytes;
-  }
-  co_return sum;
-}
-
 Task<Result<std::uint64_t>> allocated_by(Store::Impl& store) {
   std::uint64_t sum = 0;
   for (Directory* dir : {&store.blobs.dir(), &store.volumes.deltas_dir(), store.tmp.get()}) {
@@ -235,6 +207,33 @@ Task<Result<void>> Store::add_event(StoreEvent event) {
 }
 
 // ---- Refusing early
+
+Task<Result<std::uint64_t>> allocated_below(Directory& dir, int depth) {
+  auto entries = co_await dir.list();
+  if (!entries) co_return entries.error();
+  std::uint64_t sum = 0;
+  for (const DirEntry& entry : *entries) {
+    Result<std::uint64_t> bytes = std::uint64_t{0};
+    if (entry.type == FileStat::Type::kDirectory && depth > 0) {
+      auto below = co_await dir.open_dir(entry.name);
+      if (below) {
+        bytes = co_await allocated_below(**below, depth - 1);
+      } else {
+        bytes = below.error();
+      }
+    } else if (entry.type == FileStat::Type::kFile) {
+      auto stat = co_await dir.stat(entry.name);
+      if (stat) {
+        bytes = stat->allocated;
+      } else {
+        bytes = stat.error();
+      }
+    }
+    if (!bytes && bytes.error().code() != ErrorCode::kNotFound) co_return bytes;
+    if (bytes) sum += *bytes;
+  }
+  co_return sum;
+}
 
 std::string in_units(std::uint64_t bytes) {
   constexpr std::array<const char*, 5> kUnits = {"bytes", "KiB", "MiB", "GiB", "TiB"};

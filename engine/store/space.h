@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "snap/file.h"
 #include "snap/result.h"
 #include "snap/store.h"
 #include "snap/task.h"
@@ -20,6 +21,9 @@ inline constexpr std::uint64_t kNewVolumeBytes = 16u << 10;
 
 /// "999 bytes", "1.5 GiB".
 std::string in_units(std::uint64_t bytes);
+/// Bytes on disk of all files in `dir`, and in so many levels of folders below it. What goes
+/// meanwhile is passed over.
+Task<Result<std::uint64_t>> allocated_below(Directory& dir, int depth);
 /// NoSpace: which of limit and disk is short, what is needed, what there is, what to do, `hint`.
 Error no_room(std::string_view needed, const Store::Room& room, std::string_view path,
               std::string_view hint = {});

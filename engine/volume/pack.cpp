@@ -305,8 +305,13 @@ Task<Result<void>> Packer::write(Batch& batch) {
   co_return Result<void>();
 }
 
-/// Waits as long as `bytes` may take.
+/// Waits as long as `bytes` may take, and for whoever has to hear of them.
 Task<Result<void>> Packer::pace(std::uint64_t bytes) {
+  if (options_.wrote) {
+    auto telling = options_.wrote(bytes);
+    auto told = co_await std::move(telling);
+    if (!told) co_return told.error();
+  }
   if (options_.cancelled && options_.cancelled())
     co_return Error(ErrorCode::kCancelled, "packing was cancelled");
   if (options_.bytes_per_second == 0) co_return Result<void>();

@@ -32,6 +32,8 @@ struct PackOptions {
   std::uint64_t bytes_per_second = 0;  ///< limit of what is read from the deltas; 0: none
   /// Told, on the caller's loop, the bytes of the deltas that are done, and of how many.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
+  /// Waited for after every few MiB, told how many: an error ends the packing with it.
+  std::function<Task<Result<void>>(std::uint64_t bytes)> wrote;
   /// Asked every few MiB; true ends the packing with Cancelled.
   std::function<bool()> cancelled;
 };

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nbd
 import pytest
@@ -189,6 +190,35 @@ def test_what_the_limit_cannot_hold_is_refused_early_in_one_line(small, tmp_path
     snap("set", "--limit", "48M")
     snap("load", "-i", tmp_path / "big.tar")
     assert snap.content("big:1") == noise(20 * MIB, 1)
+
+
+@pytest.mark.parametrize("how", [(), ("--compress", "zstd")], ids=["raw", "compressed"])
+def test_imports_beside_each_other_never_pass_the_limit_and_one_that_fits_stays(small, tmp_path, how):
+    snap = fresh(small, "--limit", "20M")
+    files = []
+    for i in range(3):
+        files.append(tmp_path / f"disk{i}.img")
+        files[i].write_bytes(noise(12 * MIB, i))
+    imports = [snap.popen("import", "-", f"c{i}:1", *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) for i in range(3)]
+    # All have written most of what they bring before one of them ends.
+    for process, file in zip(imports, files):
+        process.stdin.write(file.read_bytes()[:11 * MIB])
+        process.stdin.flush()
+    codes = []
+    with ThreadPoolExecutor(3) as pool:
+        ends = pool.map(lambda one: one[0].communicate(one[1].read_bytes()[11 * MIB:]), zip(imports, files))
+        for process, (_, error) in zip(imports, ends):
+            codes.append(process.returncode)
+            if process.returncode:
+                assert b"no space" in error and b"set --limit" in error, error
+    assert sorted(codes) == [0, 6, 6]
+    assert allocated(snap) <= 20 * MIB
+    assert not os.listdir(snap.store / "tmp")
+    name = f"c{codes.index(0)}:1"
+    snap("create", "v", "--from", name)
+    assert snap.content("v") == files[codes.index(0)].read_bytes()
+    assert len(snap("images", "-q").split()) == 1
 
 
 def test_a_commit_that_does_not_fit_is_refused_before_anything_changes(small):
