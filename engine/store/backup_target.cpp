@@ -2,7 +2,9 @@
 //
 // The file "backup" says whose backup it is. Until the first run has come to its end the store's
 // format has the feature bit "unfinished", so that nothing takes what is there for a whole store.
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "engine/store/backup_target.h"
 #include "engine/store/format_file.h"
@@ -61,7 +63,9 @@ Task<Result<void>> finish_backup(Store::Impl& target) {
 
 Task<Result<void>> claim_backup(Store& target, const Store& source) {
   Store::Impl& impl = target.impl();
-  if (impl.path == source.path()) co_return not_ours(impl.path, "that is the store itself");
+  std::error_code unknown;  // of paths that the system does not know
+  if (impl.path == source.path() || std::filesystem::equivalent(impl.path, source.path(), unknown))
+    co_return not_ours(impl.path, "that is the store itself");
   if (impl.denied) co_return *impl.denied;
   auto of = co_await read_marker(*impl.root);
   if (!of) co_return of.error();

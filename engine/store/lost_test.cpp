@@ -129,6 +129,16 @@ TEST_CASE("of a volume whose record is gone nothing is reclaimed, and check name
   REQUIRE(pruned.kept);
   CHECK(pruned.kept->message().find("volume 'v' has lost its record") != std::string::npos);
   CHECK(must(sim.run(sim.store->usage())).reclaimable == 0);
+  // Who asks for it is told so, though it is not there.
+  const auto missed = sim.run(sim.store->volume("v"));
+  const auto removed = sim.run(sim.store->remove_volume("v", false));
+  REQUIRE_FALSE(missed);
+  REQUIRE_FALSE(removed);
+  for (const Error& error : {missed.error(), removed.error()}) {
+    CHECK(error.code() == ErrorCode::kNotFound);
+    CHECK(error.message().find("volume 'v' has lost its record") != std::string::npos);
+  }
+  CHECK(sim.run(sim.store->volume("x")).error().message().find("no volume 'x'") == 0);
   // Its name is not given to another.
   const auto made = sim.run(create(sim.store.get(), "v"));
   REQUIRE_FALSE(made);

@@ -126,6 +126,9 @@ Task<Result<StoredVolume>> VolumeStore::read(std::string name) {
     out = dir.error();
   }
   if (out || out.error().code() != ErrorCode::kNotFound) co_return out;
+  auto lost = co_await find_lost(std::nullopt);
+  if (lost && std::ranges::find(lost->volumes, name) != lost->volumes.end())
+    co_return lost_record(*this, name, lost->deltas).with_code(ErrorCode::kNotFound);
   auto others = co_await names();
   if (!others) co_return others.error();
   co_return Error(ErrorCode::kNotFound, "no volume " + shown(name) + did_you_mean(name, *others));

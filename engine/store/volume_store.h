@@ -69,7 +69,8 @@ class VolumeStore {
 
   // ---- Records
 
-  /// NotFound (suggesting the nearest name) if there is no such volume.
+  /// NotFound if there is no such volume: suggests the nearest name, or tells that it has lost its
+  /// record.
   Task<Result<StoredVolume>> read(std::string name);
   /// By exact name, else by a unique prefix of the volume's id.
   Task<Result<StoredVolume>> find(std::string name_or_id);

@@ -383,6 +383,17 @@ def test_a_second_backup_copies_what_is_new_and_nothing_else(full, tmp_path):
     assert set(blobs(copy)) == set(blobs(full))
 
 
+
+def test_a_store_is_not_backed_up_to_itself_by_whatever_path(snap, tmp_path):
+    snap("init")
+    (tmp_path / "link").symlink_to(snap.store)
+    before = {p.name: p.read_bytes() for p in snap.store.iterdir() if p.is_file()}
+    for path in (snap.store, tmp_path / "link", str(snap.store) + "/."):
+        snap.fails("backup", path, code=64, says=["the store itself", "give a new or empty directory"])
+    assert {p.name: p.read_bytes() for p in snap.store.iterdir() if p.is_file()} == before
+    snap.image("base:1", b"b" * MIB)  # it is still a store
+
+
 def test_a_backup_of_a_volume_that_is_being_written_to_has_what_was_flushed(snap, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
