@@ -1,5 +1,7 @@
 #include "engine/store/chain.h"
 
+#include <algorithm>
+
 #include "engine/store/names.h"
 #include "snap/limits.h"
 
@@ -15,7 +17,18 @@ void drop_expired(Map& map) {
   std::erase_if(map, [](const auto& entry) { return entry.second.expired(); });
 }
 
-Task<Result<std::shared_ptr<Layer>>> open_layer(BlobStore* blobs, LayerRef ref) {
+bool is(const Layer& layer, const LayerRef& ref) {
+  return layer.info().content == ref.content && layer.info().file_size == ref.file_size;
+}
+
+/// A stack is known by its blobs alone; a manifest may say of them what is not true.
+bool is(const LayerStack& stack, const std::vector<LayerRef>& refs) {
+  return std::ranges::equal(
+      stack.layers(), refs,
+      [](const std::shared_ptr<Layer>& layer, const LayerRef& ref) { return is(*layer, ref); });
+}
+
+Task<Result<std::shared_ptr<Layer>>> open_stored(BlobStore* blobs, LayerRef ref) {
   auto file = co_await blobs->open(ref.blob);
   if (!file) {
     if (file.error().code() != ErrorCode::kNotFound) co_return file.error();
@@ -23,12 +36,8 @@ Task<Result<std::shared_ptr<Layer>>> open_layer(BlobStore* blobs, LayerRef ref) 
                                              " is missing: restore blobs/sha256/" + ref.blob.hex() +
                                              " from a copy");
   }
-  auto layer = co_await Layer::open(std::move(*file), ref.content);
-  if (!layer) co_return layer.error().with_context("layer " + ref.blob.str());
-  if ((*layer)->info().file_size == ref.file_size) co_return layer;
-  co_return Error(ErrorCode::kCorrupt,
-                  "layer " + ref.blob.str() + " has " + std::to_string((*layer)->info().file_size) +
-                      " bytes, its manifest says " + std::to_string(ref.file_size));
+  auto layer = co_await open_layer(std::move(*file), ref);
+  co_return layer;
 }
 
 Task<Result<std::unique_ptr<Delta>>> open_one_sealed(VolumeStore* volumes, std::string uuid) {
@@ -38,14 +47,22 @@ Task<Result<std::unique_ptr<Delta>>> open_one_sealed(VolumeStore* volumes, std::
 
 }  // namespace
 
+Task<Result<std::shared_ptr<Layer>>> open_layer(std::unique_ptr<File> file, LayerRef ref) {
+  auto layer = co_await Layer::open(std::move(file), ref.content);
+  if (!layer) co_return layer.error().with_context("layer " + ref.blob.str());
+  if (is(**layer, ref)) co_return layer;
+  co_return Error(ErrorCode::kCorrupt,
+                  "layer " + ref.blob.str() + " has " + std::to_string((*layer)->info().file_size) +
+                      " bytes, its manifest says " + std::to_string(ref.file_size));
+}
+
 Task<Result<std::shared_ptr<Layer>>> ChainCache::layer(LayerRef ref) {
-  if (auto known = layers_[ref.blob].lock(); known && known->info().content == ref.content)
-    co_return known;
-  auto opened = co_await open_layer(blobs_, ref);
+  if (auto known = layers_[ref.blob].lock(); known && is(*known, ref)) co_return known;
+  auto opened = co_await open_stored(blobs_, ref);
   if (!opened) co_return opened.error();
   // Another task may have opened it meanwhile: all share the first.
   auto& slot = layers_[ref.blob];
-  if (auto first = slot.lock(); first && first->info().content == ref.content) co_return first;
+  if (auto first = slot.lock(); first && is(*first, ref)) co_return first;
   slot = *opened;
   co_return *opened;
 }
@@ -57,7 +74,7 @@ Task<Result<std::shared_ptr<LayerStack>>> ChainCache::stack(std::vector<LayerRef
   std::vector<BlobDigest> key;
   for (const LayerRef& ref : refs)
     key.push_back(ref.blob);
-  if (auto known = stacks_[key].lock()) co_return known;
+  if (auto known = stacks_[key].lock(); known && is(*known, refs)) co_return known;
   if (refs.size() > kMaxLayersPerImage) {
     co_return Error(ErrorCode::kTooLarge, "a chain of " + std::to_string(refs.size()) +
                                               " layers; at most " +

@@ -18,6 +18,9 @@
 
 namespace snap {
 
+/// The layer in `file`, checked against the content digest and file size that its image names.
+Task<Result<std::shared_ptr<Layer>>> open_layer(std::unique_ptr<File> file, LayerRef ref);
+
 class ChainCache {
  public:
   explicit ChainCache(BlobStore& blobs) : blobs_(&blobs) {}

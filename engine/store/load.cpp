@@ -55,7 +55,8 @@ class Load {
   Task<Result<void>> resolve_entry(IndexEntry entry, int depth);
   Task<Result<Found>> resolve_image(BlobDigest manifest);
   Task<Result<void>> fetch_layers(const Image& image);
-  Task<Result<void>> verify_layer(LayerRef layer);
+  Task<Result<std::uint64_t>> verify_layer(LayerRef layer);
+  Task<Result<std::uint64_t>> look_at_layer(LayerRef layer);
   Task<Result<void>> publish_layers(Store::Loaded& loaded);
   Task<Result<void>> publish_images(Store::Loaded& loaded);
 
@@ -132,25 +133,54 @@ Task<Result<Found>> Load::resolve_image(BlobDigest manifest) {
 }
 
 Task<Result<void>> Load::fetch_layers(const Image& image) {
+  std::uint64_t size = image.size;
   for (const LayerRef& layer : image.layers) {
-    if (!seen_layers_.insert(layer.blob).second) continue;
     auto fetched = co_await source_.fetch(layer.blob);
     if (!fetched) co_return fetched.error();
     const bool is_new = *fetched == LoadSource::Where::kScratch;
-    if (is_new) {
-      auto verified = co_await verify_layer(layer);
-      if (!verified) co_return verified.error();
+    const bool first = seen_layers_.insert(layer.blob).second;
+    // One that was there, or came before, may be another than this image says.
+    Result<std::uint64_t> looked = size;
+    if (is_new && first) {
+      looked = co_await verify_layer(layer);
+    } else {
+      looked = co_await look_at_layer(layer);
     }
-    layers_.emplace_back(layer, is_new);
+    if (!looked) co_return refusal(looked.error().code(), looked.error().message());
+    size = *looked;
+    if (first) layers_.emplace_back(layer, is_new);
+  }
+  if (size != image.size) {
+    co_return refusal(ErrorCode::kCorrupt, "its image is to have " + std::to_string(image.size) +
+                                               " bytes, its topmost layer has " +
+                                               std::to_string(size));
   }
   co_return Result<void>();
 }
 
-Task<Result<void>> Load::verify_layer(LayerRef layer) {
+/// Opens a layer and compares it with what the manifest and config say of it. Gives the size of the
+/// disk that it is of.
+Task<Result<std::uint64_t>> Load::look_at_layer(LayerRef layer) {
+  auto where = co_await source_.fetch(layer.blob);
+  if (!where) co_return where.error();
+  if (*where == LoadSource::Where::kStore) {
+    auto opened = co_await store_.chains.layer(layer);
+    if (!opened) co_return opened.error();
+    co_return (*opened)->info().virtual_size;
+  }
   auto file = co_await source_.open(layer.blob);
   if (!file) co_return file.error();
-  auto opened = co_await Layer::open(std::move(*file), layer.content);
-  if (!opened) co_return refusal(opened.error().code(), opened.error().message());
+  auto opened = co_await open_layer(std::move(*file), layer);
+  if (!opened) co_return opened.error();
+  co_return (*opened)->info().virtual_size;
+}
+
+/// The same, of one that is new here: all of its bytes are checked.
+Task<Result<std::uint64_t>> Load::verify_layer(LayerRef layer) {
+  auto file = co_await source_.open(layer.blob);
+  if (!file) co_return file.error();
+  auto opened = co_await open_layer(std::move(*file), layer);
+  if (!opened) co_return opened.error();
   const std::string stage = "verify " + layer.blob.str();
   const Progress* progress = &progress_;
   const std::uint64_t total = layer.file_size;
@@ -158,9 +188,9 @@ Task<Result<void>> Load::verify_layer(LayerRef layer) {
     progress->tell(stage, done, total);
   };
   auto verified = co_await (*opened)->verify_all(told);
-  if (!verified) co_return refusal(verified.error().code(), verified.error().message());
-  if (progress_.is_cancelled()) co_return refusal(ErrorCode::kCancelled, "cancelled");
-  co_return Result<void>();
+  if (!verified) co_return verified.error().with_context("layer " + layer.blob.str());
+  if (progress_.is_cancelled()) co_return Error(ErrorCode::kCancelled, "cancelled");
+  co_return (*opened)->info().virtual_size;
 }
 
 Task<Result<void>> Load::publish_layers(Store::Loaded& loaded) {

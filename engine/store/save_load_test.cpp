@@ -374,39 +374,79 @@ TEST_CASE("a damaged layer is not saved") {
   CHECK(std::filesystem::is_empty(s.files.path()));
 }
 
-TEST_CASE("load refuses a manifest whose layer has another content than its config says") {
-  // The digests of all blobs are right: it is the claim about the content that is false.
-  Saved s;
-  s.save({"base:1"}, s.path("a.tar"));
+namespace {
+
+void replace_all(std::string& text, const std::string& from, const std::string& to) {
+  for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
+}
+
+/// Saves base:1 as a tar whose config and manifest say something else of it, under the tag `tag`.
+/// The digests of all blobs are right: it is the claims that are false.
+void forge(Saved& s, const std::string& tar, const std::string& tag, const std::string& from,
+           const std::string& to) {
+  const auto blob = [&s](const std::string& hex) {
+    return read_file(s.rig.temp.path() + "/blobs/sha256/" + hex);
+  };
   const Image image = image_of(s.rig, "base:1");
-  const std::string config = read_file(s.rig.temp.path() + "/blobs/sha256/" + image.id.hex());
-  std::string forged = config;
-  const std::string diff = image.layers[0].content.hex();
-  const std::size_t at = forged.find(diff);
-  REQUIRE(at != std::string::npos);
-  forged[at] = forged[at] == '0' ? '1' : '0';
-  std::string manifest = read_file(s.rig.temp.path() + "/blobs/sha256/" + image.manifest.hex());
-  // The manifest may name the content digest too.
-  for (std::size_t p = 0; (p = manifest.find(diff, p)) != std::string::npos; ++p)
-    manifest[p] = forged[at];
-  manifest.replace(manifest.find(image.id.hex()), 64, sha(forged));
+  std::string config = blob(image.id.hex());
+  std::string manifest = blob(image.manifest.hex());
+  const std::string old_config = config;
+  replace_all(config, from, to);
+  replace_all(manifest, from, to);
+  REQUIRE((config != old_config || manifest != blob(image.manifest.hex())));
+  replace_all(manifest, image.id.hex(), sha(config));
+  replace_all(manifest, std::to_string(old_config.size()), std::to_string(config.size()));
   const std::string index =
       "{\"schemaVersion\":2,\"manifests\":[{\"mediaType\":\"application/"
       "vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:" +
-      sha(manifest) + "\",\"size\":" + std::to_string(manifest.size()) + "}]}";
-  const std::string layer =
-      read_file(s.rig.temp.path() + "/blobs/sha256/" + image.layers[0].blob.hex());
-  make_tar(s.path("forged.tar"), {{"oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"},
-                                  {"index.json", index},
-                                  {"blobs/sha256/" + sha(manifest), manifest},
-                                  {"blobs/sha256/" + sha(forged), forged},
-                                  {"blobs/sha256/" + image.layers[0].blob.hex(), layer}});
-  StoreRig other("threads");
-  const auto loaded = load(other, s.path("forged.tar"));
-  REQUIRE_FALSE(loaded);
-  INFO(loaded.error().message());
-  CHECK(loaded.error().code() == ErrorCode::kCorrupt);
-  check_empty(other);
+      sha(manifest) + "\",\"size\":" + std::to_string(manifest.size()) +
+      ",\"annotations\":{\"org.opencontainers.image.ref.name\":\"" + tag + "\"}}]}";
+  make_tar(tar, {{"oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"},
+                 {"index.json", index},
+                 {"blobs/sha256/" + sha(manifest), manifest},
+                 {"blobs/sha256/" + sha(config), config},
+                 {"blobs/sha256/" + image.layers[0].blob.hex(), blob(image.layers[0].blob.hex())}});
+}
+
+}  // namespace
+
+TEST_CASE("load refuses an image whose layers are not what it says of them") {
+  Saved s;
+  s.save({"base:1"}, s.path("a.tar"));
+  const Image image = image_of(s.rig, "base:1");
+  const LayerRef layer = image.layers[0];
+  std::string from, to;
+  SECTION("another content") {
+    from = to = layer.content.hex();
+    to[0] = to[0] == '0' ? '1' : '0';
+  }
+  SECTION("another size of the file") {
+    from = std::to_string(layer.file_size);
+    to = std::to_string(layer.file_size + kBlockSize);
+  }
+  SECTION("another size of the disk") {
+    from = std::to_string(image.size);
+    to = std::to_string(image.size + kChunkSize);
+  }
+  SECTION("a blob that is no layer") {
+    from = layer.blob.hex();
+    to = image.id.hex();
+  }
+  forge(s, s.path("forged.tar"), "base:1", from, to);
+  for (const bool has_it : {false, true}) {
+    INFO("the store " << (has_it ? "has" : "lacks") << " the layer");
+    StoreRig other("threads");
+    if (has_it) must(load(other, s.path("a.tar")));
+    const auto loaded = load(other, s.path("forged.tar"));
+    REQUIRE_FALSE(loaded);
+    INFO(loaded.error().message());
+    CHECK(loaded.error().code() == ErrorCode::kCorrupt);
+    CHECK(loaded.error().message().find("forged.tar") != std::string::npos);
+    if (!has_it) check_empty(other);
+    if (has_it) CHECK(image_of(other, "base:1").manifest == image.manifest);
+    CHECK(other.entries({"tmp"}).empty());
+  }
 }
 
 }  // namespace snap
