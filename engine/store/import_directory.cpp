@@ -1,7 +1,8 @@
 // A directory as an ext4 file system: mke2fs -d writes it into a sparse file in scratch, which is
 // then read as a raw file.
 //
-// The file loses its name as soon as it is open, so nothing is left however the import ends.
+// The file loses its name as soon as it is open, so nothing is left however the import ends, and it
+// does not count as part of the store: it is no more than a copy of the source, for a while.
 #include <fcntl.h>
 #include <ftw.h>
 #include <sys/stat.h>
@@ -132,8 +133,8 @@ std::vector<std::string> mke2fs_arguments(const std::string& program, const std:
           std::to_string(size / 1024) + "k"};
 }
 
-Result<void> make_file_system(const std::string& path, const std::string& file,
-                              std::optional<std::uint64_t> asked) {
+Result<void> make_file_system(const ImportFrom& from, int fd) {
+  const std::string& path = from.source;
   const auto program = find_program("mke2fs");
   if (!program) {
     return Error(ErrorCode::kUnsupported,
@@ -141,20 +142,28 @@ Result<void> make_file_system(const std::string& path, const std::string& file,
   }
   auto tree = measure(path);
   if (!tree) return tree.error();
-  const std::uint64_t size = asked ? round_down(*asked, kBlockSize) : file_system_size(*tree);
+  const std::uint64_t size =
+      from.size ? round_down(*from.size, kBlockSize) : file_system_size(*tree);
   auto fits = import_size(size, std::nullopt, path);
   if (!fits) return fits.error();
+  if (from.room) {
+    // Without what it may take beside the files' own blocks: who is refused now is refused early.
+    auto room = from.room(tree->data - tree->inodes * kBlockSize);
+    if (!room) return room.error().with_context("import from " + path);
+  }
   // An absolute path cannot be taken for an option.
   char* absolute = ::realpath(path.c_str(), nullptr);
   if (absolute == nullptr) return Error::from_errno(errno, "import from " + path);
   const std::string source = absolute;
   std::free(absolute);
-  if (::truncate(file.c_str(), static_cast<off_t>(size)) != 0)
-    return Error::from_errno(errno, "make " + file);
+  if (::ftruncate(fd, static_cast<off_t>(size)) != 0)
+    return Error::from_errno(errno, "make a file for the file system of " + path);
+  const std::string file = "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd);
   auto ran = run_program(mke2fs_arguments(*program, source, file, *tree, size));
   if (!ran) return ran.error();
   if (ran->exit_code != 0) {
-    std::string hint = asked ? " (is the size of " + std::to_string(size) + " bytes enough?)" : "";
+    std::string hint =
+        from.size ? " (is the size of " + std::to_string(size) + " bytes enough?)" : "";
     return Error(ErrorCode::kIo,
                  "make a file system of " + path + ": " +
                      (ran->errors.empty() ? "mke2fs ended with " + std::to_string(ran->exit_code)
@@ -166,23 +175,22 @@ Result<void> make_file_system(const std::string& path, const std::string& file,
 
 }  // namespace
 
-Task<Result<std::unique_ptr<ImportSource>>> make_directory_source(std::string path,
-                                                                  std::optional<std::uint64_t> size,
+Task<Result<std::unique_ptr<ImportSource>>> make_directory_source(ImportFrom from,
                                                                   Directory& scratch) {
   SystemRandom random;
   const std::string name = "import-" + Uuid::make(random).str() + ".ext4";
   auto file = co_await scratch.open(name, {.write = true, .create = true, .exclusive = true});
   if (!file) co_return file.error();
-  if ((*file)->native_handle() < 0) {
-    co_return Error(ErrorCode::kUnsupported, "import from " + path + ": scratch is no real folder");
+  const int fd = (*file)->native_handle();
+  if (fd < 0) {
+    co_return Error(ErrorCode::kUnsupported,
+                    "import from " + from.source + ": scratch is no real folder");
   }
-  const std::string file_path = scratch.path() + "/" + name;
-  auto made_work =
-      offload([&path, &file_path, size] { return make_file_system(path, file_path, size); });
-  auto made = co_await made_work;
   auto unlinked = co_await scratch.unlink(name);
-  if (!made) co_return made.error();
   if (!unlinked) co_return unlinked.error();
+  auto made_work = offload([&from, fd] { return make_file_system(from, fd); });
+  auto made = co_await made_work;
+  if (!made) co_return made.error();
   auto source = co_await make_raw_source(std::move(*file), std::nullopt);
   co_return source;
 }

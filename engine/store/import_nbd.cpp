@@ -176,6 +176,7 @@ int Connection::on_extents(void* self, const char* context, std::uint64_t offset
     if (!me.runs_.empty() && me.runs_.back().data == data) {
       me.runs_.back().end = at;
     } else {
+      if (me.runs_.size() == kMaxExtentEntries) return -1;  // many replies, or parts of one
       me.runs_.push_back({at, data});
     }
   }

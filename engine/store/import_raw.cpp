@@ -16,14 +16,16 @@ namespace {
 
 constexpr std::uint64_t kReadBytes = 1u << 20;
 
+/// Of a file that is shorter than it was.
+Error was_cut(const File& file, std::uint64_t end) {
+  return Error(ErrorCode::kIo, "read " + file.path() + ": it ends at " + std::to_string(end) +
+                                   ", it was cut while it was being imported");
+}
+
 Task<Result<void>> read_at(File& file, std::span<std::byte> out, std::uint64_t at) {
   auto got = co_await read_up_to(file, out, ByteOffset(at));
   if (!got) co_return got.error();
-  if (*got < out.size()) {
-    co_return Error(ErrorCode::kIo, "read " + file.path() + ": it ends at " +
-                                        std::to_string(at + *got) +
-                                        ", it was cut while it was being imported");
-  }
+  if (*got < out.size()) co_return was_cut(file, at + *got);
   co_return Result<void>();
 }
 
@@ -106,6 +108,10 @@ class RawSource final : public ImportSource {
     auto extent = co_await file_->next_data(position_);
     if (!extent) co_return extent.error();
     if (!*extent || (*extent)->begin >= bytes_) {
+      // There is no data beyond the end either, and the end may be another by now.
+      auto stat = co_await file_->stat();
+      if (!stat) co_return stat.error();
+      if (stat->size < bytes_) co_return was_cut(*file_, stat->size);
       position_ = bytes_;
       co_return false;
     }

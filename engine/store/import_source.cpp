@@ -187,7 +187,7 @@ Task<Result<std::unique_ptr<ImportSource>>> make_import_source(ImportFrom from,
   switch (probe->kind) {
     case Probe::Kind::kDirectory: {
       if (!from.format.empty()) co_return needs_raw(path, from.format);
-      auto source = co_await make_directory_source(path, from.size, scratch);
+      auto source = co_await make_directory_source(std::move(from), scratch);
       co_return source;
     }
     case Probe::Kind::kStream: {

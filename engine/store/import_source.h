@@ -28,10 +28,9 @@ std::unique_ptr<ImportSource> make_stream_source(int fd, bool close_fd, std::str
                                                  std::optional<std::uint64_t> grow_to);
 
 /// A directory as an ext4 file system, made by mke2fs in `scratch` (a real directory), where it
-/// has no name any more when this returns. `size`: bytes of the file system; none: what the tree
-/// needs and head room.
-Task<Result<std::unique_ptr<ImportSource>>> make_directory_source(std::string path,
-                                                                  std::optional<std::uint64_t> size,
+/// has no name any more when it is filled. Of `from` counts the path; the size, in bytes, of the
+/// file system (none: what the tree needs and head room); and the room.
+Task<Result<std::unique_ptr<ImportSource>>> make_directory_source(ImportFrom from,
                                                                   Directory& scratch);
 
 /// An NBD server by its URI.

@@ -127,6 +127,23 @@ TEST_CASE("a file larger than the buffer comes in pieces that meet on chunk boun
   CHECK(got->bytes == content);
 }
 
+TEST_CASE("a file that is cut while it is imported is refused, also where its hole begins") {
+  Rig rig;
+  const std::string path = rig.path("disk");
+  write_at(path, 0, pattern(kMiB, 5));
+  write_at(path, 8 * kMiB, pattern(kMiB, 6));
+  auto source = must(rig.loop->run(make_import_source({.source = path}, *rig.root)));
+  std::vector<std::byte> buffer(4 * kMiB);
+  const auto first = must(rig.loop->run(source->next(buffer)));
+  REQUIRE(first);
+  CHECK(first->length == kMiB);
+  REQUIRE(::truncate(path.c_str(), static_cast<off_t>(kMiB)) == 0);
+  const auto next = rig.loop->run(source->next(buffer));
+  REQUIRE_FALSE(next);
+  INFO(next.error().message());
+  CHECK(next.error().message().find("it was cut") != std::string::npos);
+}
+
 TEST_CASE("an odd size is padded with zeros to a whole sector") {
   Rig rig;
   auto content = pattern(kMiB + 77, 6);
@@ -221,6 +238,21 @@ TEST_CASE("a pipe is read to its end, however the writer cuts it up") {
   CHECK(got->bytes == content);
 }
 
+TEST_CASE("a pipe that brings more than the size that was asked for is refused on its way") {
+  Rig rig;
+  std::array<int, 2> ends{};
+  REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+  auto source = make_stream_source(ends[0], true, "the pipe", kBlockSize);
+  const auto content = pattern(2 * kBlockSize, 7);
+  REQUIRE(::write(ends[1], content.data(), content.size()) == static_cast<ssize_t>(content.size()));
+  std::vector<std::byte> buffer(kMiB);
+  const auto piece = rig.loop->run(source->next(buffer));  // the writer has not ended
+  ::close(ends[1]);
+  REQUIRE_FALSE(piece);
+  CHECK(piece.error().code() == ErrorCode::kInvalidArgument);
+  CHECK(piece.error().message().find("more bytes than the size") != std::string::npos);
+}
+
 TEST_CASE("a pipe that stays silent gives an empty piece, so that a cancel is seen") {
   Rig rig;
   std::array<int, 2> ends{};
@@ -256,6 +288,27 @@ TEST_CASE("a directory becomes an ext4 file system with its files in it") {
   // Nothing is left in scratch.
   for (const auto& entry : std::filesystem::directory_iterator(rig.temp.path()))
     CHECK(entry.path().extension() != ".ext4");
+}
+
+TEST_CASE("a directory that there is no room for is refused before it is written anywhere") {
+  Rig rig;
+  std::filesystem::create_directories(rig.path("tree"));
+  write_at(rig.path("tree/file"), 0, pattern(9 * kMiB, 8));
+  std::uint64_t asked = 0;
+  bool named = false;
+  const auto got =
+      rig.import({.source = rig.path("tree"), .room = [&](std::uint64_t bytes) {
+                    asked = bytes;
+                    for (const auto& entry : std::filesystem::directory_iterator(rig.temp.path()))
+                      named = named || entry.path().extension() == ".ext4";
+                    return Result<void>(Error(ErrorCode::kNoSpace, "no room"));
+                  }});
+  REQUIRE_FALSE(got);
+  CHECK(got.error().code() == ErrorCode::kNoSpace);
+  CHECK(asked >= 9 * kMiB);
+  CHECK(asked <= 10 * kMiB);
+  // What is written there does not count as part of the store either.
+  CHECK_FALSE(named);
 }
 
 TEST_CASE("a file system that is asked to be too small for its tree says so") {

@@ -69,6 +69,11 @@ class StreamSource final : public ImportSource {
     auto filled = co_await filled_work;
     if (!filled) co_return filled.error();
     filled_ += filled->bytes;
+    if (grow_to_ && position_ + filled_ > *grow_to_) {
+      co_return Error(ErrorCode::kInvalidArgument, "import from " + name_ +
+                                                       ": it has more bytes than the size of " +
+                                                       std::to_string(*grow_to_));
+    }
     if (filled->ended) {
       auto size = import_size(position_ + filled_, grow_to_, name_);
       if (!size) co_return size.error();

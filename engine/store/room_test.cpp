@@ -67,10 +67,10 @@ struct Limited {
 };
 
 /// A blob that nothing names.
-Task<Result<void>> leave_blob(Store::Impl* store, std::uint64_t bytes) {
+Task<Result<void>> leave_blob(Store::Impl* store, std::uint64_t bytes, std::uint64_t seed = 3) {
   auto scratch = co_await store->scratch();
   if (!scratch) co_return scratch.error();
-  const Bytes data = random_bytes(bytes, 3);
+  const Bytes data = random_bytes(bytes, seed);
   auto file = co_await scratch->dir().open("blob", kNewBlob);
   if (!file) co_return file.error();
   auto written = co_await write_all(**file, data, ByteOffset(0));
@@ -331,6 +331,18 @@ Task<Result<void>> snapshot_one(Store* store, OpenVolume* volume) {
   auto taken = co_await store->snapshot(*volume, "last");
   co_return nothing_of(taken);
 }
+Task<Result<void>> prune_all(Store* store) {
+  auto pruned = co_await store->prune(false);
+  co_return nothing_of(pruned);
+}
+Task<Result<void>> watch_used(Store* store, std::uint64_t* highest) {
+  for (int i = 0; i < 20; ++i) {
+    auto room = co_await store->room();
+    if (!room) co_return room.error();
+    *highest = std::max(*highest, room->used);
+  }
+  co_return Result<void>();
+}
 Task<Result<void>> load_one(Store* store, std::string file) {
   const Progress silent;
   auto loaded = co_await store->load(file, silent, nullptr);
@@ -528,6 +540,46 @@ TEST_CASE("what the store has already needs no room") {
   CHECK(s.used() <= 3 * kMiB / 2);
   s.set(kMiB / 2, std::nullopt);
   CHECK(must(s.rig.run(make_twice(s.rig.store.get(), kMiB))));
+}
+
+TEST_CASE("what a prune moves out does not count twice") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    INFO("seed " << seed);
+    Limited s(64 * kMiB, std::nullopt, seed);
+    for (int i = 0; i < 40; ++i)
+      must(s.rig.run(leave_blob(&s.rig.store->impl(), kMiB / 16, 100 + i)));
+    const std::uint64_t before = s.used();
+    CHECK(before >= 40 * kMiB / 16);
+    std::uint64_t highest = 0;
+    std::vector<Task<Result<void>>> both;
+    both.push_back(prune_all(s.rig.store.get()));
+    both.push_back(watch_used(s.rig.store.get(), &highest));
+    for (const Result<void>& result : s.rig.run(gather(std::move(both))))
+      must(result);
+    CHECK(highest <= before);
+    CHECK(s.used() == 0);
+  }
+}
+
+TEST_CASE("who makes room before a snapshot finds nothing left to pack") {
+  Limited s(std::nullopt, std::nullopt);
+  s.rig.create("v", std::nullopt, 8 * kMiB);
+  std::unique_ptr<OpenVolume> volume = s.rig.open("v");
+  must(s.rig.run(s.rig.store->make_room(*volume)));
+  for (std::size_t i = 0; i < kMaxSealedDeltas; ++i) {
+    must(s.write(*volume, i * kBlockSize, kBlockSize, i));
+    must(s.snapshot(*volume, "s" + std::to_string(i)));
+  }
+  must(s.write(*volume, 0, kBlockSize, 9));
+  const Bytes before = s.rig.content(*volume);
+  must(s.rig.run(s.rig.store->make_room(*volume)));
+  CHECK(volume->record().sealed.empty());
+  const std::size_t blobs = s.rig.entries({"blobs", "sha256"}).size();
+  must(s.snapshot(*volume, "last"));
+  CHECK(s.rig.entries({"blobs", "sha256"}).size() == blobs);
+  CHECK(s.rig.content(*volume) == before);
+  s.rig.close(std::move(volume));
+  check_no_leftovers(s.rig);
 }
 
 }  // namespace snap

@@ -104,6 +104,12 @@ Task<Result<Volume::Pause>> Store::snapshot(OpenVolume& volume, std::string name
   co_return Volume::Pause{};
 }
 
+Task<Result<void>> Store::make_room(OpenVolume& volume) {
+  auto turn = co_await lock_with_room(*this, volume.impl());
+  if (!turn) co_return turn.error();
+  co_return Result<void>();
+}
+
 Task<Result<Volume::Pause>> Store::freeze(OpenVolume& volume) {
   OpenVolume::Impl& open = volume.impl();
   auto turn = co_await lock_with_room(*this, open);

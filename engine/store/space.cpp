@@ -13,6 +13,7 @@
 #include "engine/store/settings.h"
 #include "engine/store/space.h"
 #include "engine/store/store_impl.h"
+#include "engine/store/sweep.h"
 #include "snap/units.h"
 
 namespace snap {
@@ -214,6 +215,7 @@ Task<Result<std::uint64_t>> allocated_below(Directory& dir, int depth) {
   std::uint64_t sum = 0;
   for (const DirEntry& entry : *entries) {
     Result<std::uint64_t> bytes = std::uint64_t{0};
+    if (entry.name == kSweptFolder) continue;
     if (entry.type == FileStat::Type::kDirectory && depth > 0) {
       auto below = co_await dir.open_dir(entry.name);
       if (below) {

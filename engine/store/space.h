@@ -22,7 +22,7 @@ inline constexpr std::uint64_t kNewVolumeBytes = 16u << 10;
 /// "999 bytes", "1.5 GiB".
 std::string in_units(std::uint64_t bytes);
 /// Bytes on disk of all files in `dir`, and in so many levels of folders below it. What goes
-/// meanwhile is passed over.
+/// meanwhile is passed over, and so is what a sweep has moved out (kSweptFolder).
 Task<Result<std::uint64_t>> allocated_below(Directory& dir, int depth);
 /// NoSpace: which of limit and disk is short, what is needed, what there is, what to do, `hint`.
 Error no_room(std::string_view needed, const Store::Room& room, std::string_view path,

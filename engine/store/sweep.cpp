@@ -99,22 +99,32 @@ Task<Result<void>> settle_names(Store::Impl* store) {
   co_return Result<void>();
 }
 
-/// Moves all of it into `scratch`. Each move by itself leaves a consistent store, so none is
+/// Moves all of it into `out`. Each move by itself leaves a consistent store, so none is
 /// synced: what a crash brings back is found by the next sweep.
-Task<Result<void>> move_out(Store::Impl* store, const Garbage* garbage, Directory* scratch) {
+Task<Result<void>> move_out(Store::Impl* store, const Garbage* garbage, Directory* out) {
   for (const BlobStore::Entry& blob : garbage->blobs) {
     const std::string name = blob.digest.hex();
-    auto moved = co_await store->blobs.dir().rename(name, *scratch, name, true);
+    auto moved = co_await store->blobs.dir().rename(name, *out, name, true);
     moved = missing_is_fine(std::move(moved));
     if (!moved) co_return moved;
   }
   for (const Garbage::DeltaEntry& delta : garbage->deltas) {
-    auto moved =
-        co_await store->volumes.deltas_dir().rename(delta.uuid, *scratch, delta.uuid, true);
+    auto moved = co_await store->volumes.deltas_dir().rename(delta.uuid, *out, delta.uuid, true);
     moved = missing_is_fine(std::move(moved));
     if (!moved) co_return moved;
   }
   co_return Result<void>();
+}
+
+/// The same, into a folder in `scratch` that says what it is: it does not count as used, or what is
+/// moved while the store is measured would count twice.
+Task<Result<void>> move_to_swept(Store::Impl* store, const Garbage* garbage, Directory* scratch) {
+  auto made = co_await scratch->make_dir(kSweptFolder);
+  if (!made) co_return made;
+  auto out = co_await scratch->open_dir(kSweptFolder);
+  if (!out) co_return out.error();
+  auto moved = co_await move_out(store, garbage, out->get());
+  co_return moved;
 }
 
 }  // namespace
@@ -233,7 +243,7 @@ Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLo
   if (!settled) co_return settled.error();
   auto scratch = co_await store.scratch();
   if (!scratch) co_return scratch.error();
-  auto moved = co_await move_out(&store, &garbage, &scratch->dir());
+  auto moved = co_await move_to_swept(&store, &garbage, &scratch->dir());
   lock.release();
   auto removed = co_await scratch->remove();
   if (!moved) co_return moved.error();

@@ -51,6 +51,8 @@ struct Garbage {
 };
 Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candidates candidates);
 
+/// The folder, in one of a sweep's in tmp/, of what it has moved out.
+inline constexpr const char* kSweptFolder = "swept";
 /// Removes it; gives the lock back as soon as it may. Fills `deleted` and `freed`.
 Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock);
 /// Removes folders of volumes/ without a record: what a crash left of a create or a remove. Those

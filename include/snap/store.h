@@ -161,6 +161,9 @@ struct ImportFrom {
   std::string source;
   std::string format;
   std::optional<std::uint64_t> size;  ///< of the file system made from a directory, or to grow to
+  /// Asked, before a file system is made from a directory, whether there is room for at least
+  /// `bytes` of data: an error ends the import. None: there is.
+  std::function<Result<void>(std::uint64_t bytes)> room;
 };
 Task<Result<std::unique_ptr<ImportSource>>> make_import_source(ImportFrom from, Directory& scratch);
 
@@ -278,6 +281,9 @@ class Store {
   Task<Result<std::shared_ptr<Volume>>> open_snapshot(std::string_view volume,
                                                       std::string_view snapshot);
 
+  /// Packs the older snapshots if there are so many that freeze(), snapshot() or clone() would have
+  /// to do so first: for who wants the next of these to be quick.
+  Task<Result<void>> make_room(OpenVolume& volume);
   /// Freezes the present state without a name: what was answered before is in the record's sealed
   /// deltas and layers when it returns. O(1).
   Task<Result<Volume::Pause>> freeze(OpenVolume& volume);

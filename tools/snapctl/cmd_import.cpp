@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/store/scratch.h"
+#include "engine/store/space.h"
 #include "engine/store/store_impl.h"
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/compression.h"
@@ -41,8 +42,24 @@ Result<Store::ImportOptions> import_options(const ImportCommand& command) {
   return out;
 }
 
+/// The file system made from a directory is on the store's disk for a while, beside the layer.
+Result<void> room_for_tree(const Store::Room& room, const std::string& store, std::uint64_t data,
+                           bool compress) {
+  const std::uint64_t layer = compress ? 0 : layer_bytes(data);
+  if (data + layer > room.available)
+    return no_room("about " + in_units(data + layer) + " for a while", room, store);
+  if (layer > room.left_of_limit())
+    return no_room("about " + in_units(layer), room, store, "; or import it with --compress");
+  return {};
+}
+
 Task<Result<Image>> import_from(Context& context, Store& store, ImportFrom from,
                                 Store::ImportOptions options, Directory& scratch) {
+  auto room = co_await store.room();
+  if (!room) co_return room.error();
+  from.room = [room = *room, path = store.path(), compress = options.compress](std::uint64_t data) {
+    return room_for_tree(room, path, data, compress);
+  };
   auto source = co_await make_import_source(from, scratch);
   if (!source) co_return source.error();
   co_return co_await store.import(**source, options, context.progress());
