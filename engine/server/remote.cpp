@@ -41,6 +41,13 @@ Task<Result<Volume::Pause>> remote_snapshot(ControlClient& server, std::string v
   co_return decode_pause(*result);
 }
 
+Task<Result<void>> remote_make_room(ControlClient& server, std::string volume) {
+  std::string args = encode_volume_args({volume, std::string(), 0});
+  auto result = co_await call_quietly(server, "make-room", std::move(args));
+  if (!result) co_return result.error();
+  co_return Result<void>();
+}
+
 Task<Result<Volume::Pause>> remote_freeze(ControlClient& server, std::string volume) {
   std::string args = encode_volume_args({volume, std::string(), 0});
   auto result = co_await call_quietly(server, "freeze", std::move(args));

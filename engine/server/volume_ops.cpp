@@ -43,6 +43,16 @@ Task<Result<std::string>> do_snapshot(Served* served, std::string json) {
   co_return encode_pause(*done);
 }
 
+Task<Result<std::string>> do_make_room(Served* served, std::string json) {
+  auto args = decode_volume_args(json);
+  if (!args) co_return args.error();
+  auto lease = co_await use_volume(served, args->volume);
+  if (!lease) co_return lease.error();
+  auto done = co_await served->store->make_room(*(*lease)->writable);
+  if (!done) co_return done.error();
+  co_return std::string("{}");
+}
+
 Task<Result<std::string>> do_freeze(Served* served, std::string json) {
   auto args = decode_volume_args(json);
   if (!args) co_return args.error();
@@ -182,6 +192,9 @@ void add_volume_ops(ControlServer& control, Served& all) {
   });
   control.add("snapshot", [served](std::string args, Progress) {
     return do_snapshot(served, std::move(args));
+  });
+  control.add("make-room", [served](std::string args, Progress) {
+    return do_make_room(served, std::move(args));
   });
   control.add("freeze",
               [served](std::string args, Progress) { return do_freeze(served, std::move(args)); });

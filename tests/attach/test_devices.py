@@ -313,6 +313,37 @@ def test_a_pause_does_not_outlast_another_commit(snap, point):
     snap("detach", "v")
 
 
+@pytest.mark.parametrize("how", [("snapshot", "--pause", "v", "last"), ("clone", "--pause", "v", "w")], ids=["snapshot", "clone"])
+def test_nobody_waits_while_older_snapshots_are_packed(snap, point, how):
+    """The ninth snapshot has to pack the eight before it: not while the file system is frozen."""
+    snap("create", "v", "--size", "1G")
+    device = snap.attach("v")
+    make("ext4", device)
+    with mounted(device, point):
+        for i in range(8):
+            with open(point / f"f{i}", "wb") as f:
+                for _ in range(16):
+                    f.write(os.urandom(MIB))
+            os.sync()
+            snap("snapshot", "v", f"s{i}")
+        before = sums(point)
+        written = 0  # while a layer was being made, from its beginning on
+        with subprocess.Popen([PROGRAM, *how], env=snap.env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as taking:
+            while taking.poll() is None:
+                packing = any(snap.store.glob("tmp/*/layer"))
+                (point / "g").write_bytes(os.urandom(4096))
+                fd = os.open(point / "g", os.O_RDONLY)
+                os.fsync(fd)
+                os.close(fd)
+                written += packing and any(snap.store.glob("tmp/*/layer"))
+        assert taking.returncode == 0
+        # One may have begun before the freeze and seen the layer come.
+        assert written > 2
+        (point / "g").unlink()
+        assert sums(point) == before
+    snap("detach", "v")
+
+
 def test_bad_input_leaves_nothing(snap, tmp_path):
     snap("create", "v", "--size", "8M")
     snap("create", "w", "--size", "8M")

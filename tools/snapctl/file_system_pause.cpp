@@ -60,7 +60,7 @@ void FileSystemPause::end() noexcept {
   hold_interrupts(false);
 }
 
-Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, const VolumeAccess& volume,
+Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, VolumeAccess& volume,
                                                      bool wanted) {
   FileSystemPause out;
   if (!wanted) co_return out;
@@ -80,9 +80,14 @@ Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, const Vol
   } else if (device.error().code() != ErrorCode::kNotFound) {
     co_return device.error();
   }
-  if (paths.empty())
+  if (!paths.empty()) {
+    auto room = co_await volume.make_room();
+    // Where there is no room to pack them, what comes next says so; a compressed commit has it yet.
+    if (!room && room.error().code() != ErrorCode::kNoSpace) co_return room.error();
+  } else {
     context.note("--pause: no file system of volume '" + volume.name() +
                  "' is mounted here, so none is paused");
+  }
   auto frozen = co_await offload([&] { return out.freeze(paths); });
   if (!frozen) co_return frozen.error();
   co_return out;

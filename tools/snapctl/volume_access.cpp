@@ -76,6 +76,16 @@ Task<Result<std::chrono::microseconds>> VolumeAccess::snapshot(std::string snaps
   co_return pause->writes;
 }
 
+Task<Result<void>> VolumeAccess::make_room() {
+  Result<void> made;
+  if (opened_ != nullptr) {
+    made = co_await store_->make_room(*opened_);
+  } else {
+    made = co_await server::remote_make_room(*server_, name());
+  }
+  co_return made;
+}
+
 Task<Result<void>> VolumeAccess::freeze() {
   Result<Volume::Pause> frozen = Volume::Pause{};
   if (opened_ != nullptr) {
