@@ -13,10 +13,12 @@ namespace snap::cli {
 namespace {
 
 std::atomic<bool> g_interrupted{false};  // written by the handler, so it cannot be a member
+std::atomic<bool> g_only_hangups{true};  // of those that have arrived
 std::atomic<bool> g_held{false};
 constexpr unsigned kPatienceSeconds = 10;
 
-void on_interrupt(int) {
+void on_interrupt(int signal_number) {
+  if (signal_number != SIGHUP) g_only_hangups = false;
   if (g_interrupted.exchange(true) && !g_held) _exit(kExitCancelled);
   alarm(kPatienceSeconds);
 }
@@ -53,6 +55,11 @@ void hold_interrupts(bool hold) noexcept {
 
 bool interrupted() noexcept {
   return g_interrupted.load();
+}
+
+void forget_hangups() noexcept {
+  if (!g_only_hangups || !g_interrupted.exchange(false)) return;
+  alarm(0);
 }
 
 }  // namespace snap::cli

@@ -11,5 +11,8 @@ void catch_interrupts();
 void hold_interrupts(bool hold) noexcept;
 /// True once one of them has arrived.
 bool interrupted() noexcept;
+/// As if no SIGHUP had arrived, unless another of them has, too: for servers, to which it means
+/// something else. Once the signals are blocked.
+void forget_hangups() noexcept;
 
 }  // namespace snap::cli

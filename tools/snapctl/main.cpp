@@ -5,6 +5,10 @@
 // the nearest.
 #include <CLI/CLI.hpp>
 
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -122,6 +126,24 @@ int parse_failed(const CLI::App& app, const CLI::ParseError& error) {
   return usage_error(message);
 }
 
+/// A standard descriptor that is closed would be the number of what is opened next, and that be
+/// read or written for it. Opened the wrong way round, so that its use fails as if it were closed.
+bool fill_standard_descriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    // It becomes fd, the lowest that is free. Programs that are run inherit it.
+    if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) return false;
+  }
+  return true;
+}
+
+/// Puts right what whoever started this process may have left it; before anything is opened.
+bool put_start_right() {
+  // Ignored, the exit codes of programs that are run would be lost.
+  signal(SIGCHLD, SIG_DFL);
+  return fill_standard_descriptors();
+}
+
 int run_program(int argc, char** argv) {
   remember_command_line(argc, argv);
   Context context;
@@ -187,5 +209,6 @@ int run_program(int argc, char** argv) {
 }  // namespace snap::cli
 
 int main(int argc, char** argv) {
+  if (!snap::cli::put_start_right()) return snap::cli::kExitFailure;  // nowhere to say why
   return snap::cli::run_program(argc, argv);
 }

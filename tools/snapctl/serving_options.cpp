@@ -2,10 +2,12 @@
 #include "tools/snapctl/serving_options.h"
 
 #include <signal.h>
+#include <stdio_ext.h>
 #include <sys/un.h>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <cstdlib>
 #include <variant>
 
@@ -14,6 +16,7 @@
 #include "engine/server/signals.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/interrupt.h"
 
 namespace snap::cli {
 
@@ -57,14 +60,24 @@ int refuse(Context& context, const Error& error) {
   return exit_code_of(error.code());
 }
 
+/// Whoever was to read the URI may have gone; the volumes are served all the same. So that is no
+/// failure in the end either.
+std::optional<Error> lost_output(Context& context) {
+  auto flushed = context.finish_output();
+  if (flushed) return std::nullopt;
+  __fpurge(stdout);
+  std::clearerr(stdout);
+  return flushed.error();
+}
+
 /// The exit code of the process that was started; none in the background process.
 std::optional<int> go_to_background(Context& context, ServingOptions& options) {
   auto detached = server::detach(options.log.empty() ? "/dev/null" : options.log);
   if (!detached) return refuse(context, detached.error());
   if (auto* text = std::get_if<std::string>(&*detached)) {
     context.print(*text);
-    auto flushed = context.finish_output();
-    return flushed ? kExitOk : exit_code_of(flushed.error().code());
+    if (auto lost = lost_output(context)) context.report(*lost);
+    return kExitOk;
   }
   options.background =
       std::make_shared<server::Readiness>(std::move(std::get<server::Readiness>(*detached)));
@@ -126,6 +139,14 @@ std::optional<int> prepare_serving(Context& context, ServingOptions& options) {
   server::become_io_flusher();
   auto blocked = server::block_stop_signals();
   if (!blocked) return refuse(context, blocked.error());
+  // From here on they wait until the server looks; one that came before was noted, and nothing
+  // else.
+  if (!options.stop_on_hangup) forget_hangups();
+  if (interrupted()) {
+    const Error told(ErrorCode::kCancelled, options.command + ": told to stop before it served");
+    report_failure(options, told);
+    return refuse(context, told);
+  }
   return std::nullopt;
 }
 
@@ -182,9 +203,7 @@ Task<Result<int>> run_server(Context& context, ServingOptions options,
       return;
     }
     context.print(text);
-    // Who reads the URI may have gone; the volumes are served all the same.
-    auto flushed = context.finish_output();
-    if (!flushed) server::log_warning(flushed.error().message());
+    if (auto lost = lost_output(context)) server::log_warning(lost->message());
   };
   auto served = co_await server.run(on_ready);
   if (!served) co_return served.error();
