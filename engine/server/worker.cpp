@@ -143,11 +143,7 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::start(nbd::ExportTable& exports,
   if (pool->shared_.limits.budget == nullptr) pool->shared_.limits.budget = &pool->shared_.memory;
   for (std::size_t i = 0; i < threads; ++i) {
     auto worker = Worker::start(pool->shared_, options.loop);
-    if (!worker) {
-      for (auto& started : pool->workers_)
-        started->abort();
-      return worker.error();
-    }
+    if (!worker) return worker.error();
     pool->workers_.push_back(std::move(*worker));
   }
   return pool;

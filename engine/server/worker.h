@@ -104,6 +104,10 @@ class WorkerPool {
   static constexpr std::size_t kMaxThreads = 64;
 
   static Result<std::unique_ptr<WorkerPool>> start(nbd::ExportTable& exports, Options options);
+  /// Cuts off who is still served: without stop(), as when a server fails late in its start.
+  ~WorkerPool() { abort(); }
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
 
   /// Hands a connected socket to the next worker; with a device, as Worker::give(). False: closed
   /// it instead (and said so in the log), for there are too many, or memory is short.

@@ -1,6 +1,8 @@
 """What a process gets from who starts it, and the first moments of a server."""
 
 import os
+import resource
+import select
 import signal
 import subprocess
 import time
@@ -83,3 +85,23 @@ def test_a_hangup_in_the_first_moment_of_a_server_that_opens_its_log_anew_does_n
     finally:
         os.kill(base.volumes()["web"]["served_by"]["pid"], signal.SIGTERM)
         assert server.wait(timeout=30) == 0
+
+
+def test_a_server_that_fails_late_in_its_start_ends(base):
+    base("create", "web", "--from", "base:1")
+    failed = 0
+    for most in range(16, 64):  # of file descriptors: it runs out of them at one step after the other
+        server = base.popen("export", "web", "--threads", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda n=most: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)))
+        try:
+            assert select.select([server.stdout], [], [], 20)[0], f"with {most} descriptors it neither serves nor ends"
+            if server.stdout.readline():
+                server.terminate()
+                assert server.wait(timeout=30) == 0
+                break
+            assert server.wait(timeout=20) != 0
+        finally:
+            server.kill()
+        failed += 1
+    assert failed > 4 and most < 63
+    assert base.content("web") == base.base
