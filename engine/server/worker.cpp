@@ -14,10 +14,26 @@ namespace snap::server {
 
 namespace {
 
-/// Replies leave at once. Has no meaning, and so no effect, on unix sockets.
-void set_no_delay(int fd) {
-  const int on = 1;
-  (void)::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+// A client that has vanished from the network is asked for after a while, and holds its volume and
+// its place no longer than this in all.
+constexpr int kIdleSeconds = 30;
+constexpr int kProbeSeconds = 10;
+constexpr int kProbes = 3;
+constexpr int kUnansweredMs = (kIdleSeconds + kProbes * kProbeSeconds) * 1000;
+
+/// Replies leave at once, and a peer that is gone is noticed. Has no meaning, and so no effect, on
+/// unix sockets.
+void set_tcp_options(int fd) {
+  const auto set = [fd](int level, int option, int value) {
+    (void)::setsockopt(fd, level, option, &value, sizeof value);
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, kIdleSeconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, kProbeSeconds);
+  set(IPPROTO_TCP, TCP_KEEPCNT, kProbes);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  // While replies are under way there are no probes.
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, kUnansweredMs);
 }
 
 }  // namespace
@@ -101,7 +117,7 @@ Task<void> Worker::serve() {
 }
 
 Task<void> Worker::serve_connection(Arrival arrival) {
-  set_no_delay(arrival.socket.fd());
+  set_tcp_options(arrival.socket.fd());
   const std::string name = arrival.socket.name();
   {
     nbd::Connection connection(std::move(arrival.socket), *shared_.exports, shared_.limits,

@@ -75,6 +75,9 @@ def test_export_over_tcp_on_loopback(base):
         assert server.uri == f"nbd://127.0.0.1:{port}/web"
         with Client(server.uri) as h:
             assert bytes(h.pread(4096, 0)) == base.base[:4096]
+            # One that vanishes from the network does not hold its volume for ever.
+            connections = ["ss", "-tnoH", "state", "established", f"sport = :{port}"]
+            wait_for(lambda: b"timer:(keepalive" in sh(*connections))
 
 
 def test_threads_share_a_volume(base):
