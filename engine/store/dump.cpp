@@ -128,14 +128,16 @@ class FileSink final : public Sink {
 
   Task<Result<void>> zeros(std::uint64_t at, std::uint64_t length) override {
     if (reads_zero_) co_return Result<void>();
-    if (can_punch_) {
-      auto punched = co_await punch_hole(out_, ByteOffset(at), length);
-      if (punched) co_return Result<void>();
-      if (punched.error().sys_errno() != EOPNOTSUPP) co_return punched.error();
-      can_punch_ = false;
-    }
-    const std::vector<std::byte> zeros(std::min(length, kBufferBytes));
-    for (std::uint64_t done = 0; done < length; done += zeros.size()) {
+    auto whole = co_await punch(at, length);
+    if (!whole) co_return whole.error();
+    if (*whole) co_return Result<void>();
+    // A device has no hole that ends within one of its sectors, which may be larger than ours.
+    std::uint64_t punched = length - std::min(length, (at + length) % kBlockSize);
+    auto most = co_await punch(at, punched);
+    if (!most) co_return most.error();
+    if (!*most) punched = 0;
+    const std::vector<std::byte> zeros(std::min(length - punched, kBufferBytes));
+    for (std::uint64_t done = punched; done < length; done += zeros.size()) {
       const auto piece =
           std::span(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done));
       auto written = co_await write_all(out_, piece, ByteOffset(at + done));
@@ -145,6 +147,17 @@ class FileSink final : public Sink {
   }
 
  private:
+  /// False: the range cannot become a hole.
+  Task<Result<bool>> punch(std::uint64_t at, std::uint64_t length) {
+    if (!can_punch_ || length == 0) co_return false;
+    auto punched = co_await punch_hole(out_, ByteOffset(at), length);
+    if (punched) co_return true;
+    if (punched.error().sys_errno() == EINVAL) co_return false;
+    if (punched.error().sys_errno() != EOPNOTSUPP) co_return punched.error();
+    can_punch_ = false;
+    co_return false;
+  }
+
   File& out_;
   const bool reads_zero_;  // wherever nothing is written
   bool can_punch_ = true;

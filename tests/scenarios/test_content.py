@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import GIB, KIB, MIB, Client, noise, sh
+from conftest import GIB, KIB, MIB, Client, noise, sh, wait_for
 
 
 @pytest.fixture
@@ -93,12 +93,105 @@ def test_dump_that_cannot_be_says_why_and_leaves_no_half_file(changed, tmp_path)
     changed.fails("dump", "web", "-", "-O", "qcow2", code=64, says="pipe")
     changed.fails("dump", "web", tmp_path / "x", "-O", "zip", code=64, says="zip")
     changed.fails("dump", "web", tmp_path / "missing" / "x", code=4, says="missing")
-    changed.fails("dump", "web", tmp_path / "missing" / "x", "-O", "qcow2", code=1, says="missing")
+    changed.fails("dump", "web", tmp_path / "missing" / "x", "-O", "qcow2", code=4, says="missing")
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("x")] == []
     with open("/dev/full", "wb") as full:
         done = changed.popen("dump", "web", "-", stdout=full, stderr=subprocess.PIPE)
         _, err = done.communicate(timeout=60)
     assert done.returncode == 6 and err.decode().startswith("snapctl: "), err
+
+
+def beside(path):
+    return sorted(p.name for p in path.parent.iterdir() if p.name.startswith(path.name))
+
+
+@pytest.fixture
+def in_pieces(base):
+    """A volume of many pieces of data, so that a dump of it is written by many calls."""
+    base("create", "pieces", "--size", "8M")
+    base.write("pieces", {at: noise(4096, at) for at in range(0, 8 * MIB, 128 * KIB)})
+    return base
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_dump_that_is_interrupted_leaves_what_was_there(in_pieces, tmp_path, existed):
+    out = tmp_path / "disk.raw"
+    if existed:
+        out.write_bytes(b"precious")
+    before = beside(out), existed and out.stat()
+    # Made slow, for the signal to come in the middle of it; on the loop of threads writes are calls.
+    slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_exit=50000"]
+    done = in_pieces.popen("dump", "pieces", out, prefix=slow, env={"SNAPCTL_IO": "threads"}, stderr=subprocess.PIPE)
+    wait_for(lambda: (beside(out), existed and out.stat()) != before)
+    done.terminate()
+    _, err = done.communicate(timeout=60)
+    assert done.returncode == 130 and b"cancelled" in err, err
+    assert beside(out) == (["disk.raw"] if existed else [])
+    assert not existed or out.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_conversion_that_fails_leaves_what_was_there(changed, tmp_path, existed):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script = programs / "qemu-img"
+    script.write_text('#!/bin/sh\nfor last; do :; done\necho half > "$last"\necho broken >&2\nexit 1\n')
+    script.chmod(0o755)
+    out = tmp_path / "disk.qcow2"
+    if existed:
+        out.write_bytes(b"precious")
+    changed.fails("dump", "web", out, "-O", "qcow2", code=1, says="broken",
+                  env={"PATH": f"{programs}:{os.environ['PATH']}"})
+    assert beside(out) == (["disk.qcow2"] if existed else [])
+    assert not existed or out.read_bytes() == b"precious"
+
+
+def test_a_dump_replaces_the_target_of_a_link_and_keeps_its_mode(changed, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    target, link = folder / "disk.raw", tmp_path / "link"
+    link.symlink_to("elsewhere/disk.raw")
+    content = changed.content("web")
+    changed("dump", "web", link)  # whose target is not there yet
+    assert link.is_symlink() and target.read_bytes() == content
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(target, 1234, 4321)
+    changed("dump", "web", link)
+    assert link.is_symlink() and target.read_bytes() == content and beside(target) == ["disk.raw"]
+    assert target.stat().st_mode & 0o7777 == 0o640
+    assert os.geteuid() != 0 or (target.stat().st_uid, target.stat().st_gid) == (1234, 4321)
+
+
+def test_a_dump_to_what_has_no_name_is_written_in_place(changed, tmp_path):
+    with open(tmp_path / "gone", "w+b") as out:
+        os.unlink(out.name)
+        assert changed.popen("dump", "web", "/dev/stdout", stdout=out).wait(timeout=60) == 0
+        assert out.read() == changed.content("web")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("gone")]
+
+
+def test_a_vmdk_knows_the_name_that_it_gets(changed, tmp_path):
+    changed("dump", "web", tmp_path / "nbd", "-O", "vmdk")
+    assert b'SPARSE "nbd"' in (tmp_path / "nbd").read_bytes()[:64 * KIB]
+    assert beside(tmp_path / "nbd") == ["nbd"]
+
+
+def test_dump_to_a_device_of_large_sectors_in_one_of_which_the_volume_ends(snap, tmp_path):
+    assert os.geteuid() == 0, "only root may set up a loop device: run the tests as root"
+    size = 4 * MIB + 512
+    snap("create", "odd", "--size", str(size))
+    snap.write("odd", {MIB: b"x" * 4096})
+    raw = tmp_path / "device.raw"
+    raw.write_bytes(b"o" * (8 * MIB))
+    device = sh("losetup", "--find", "--show", "--sector-size", "4096", raw).decode().strip()
+    try:
+        snap("dump", "odd", device)
+    finally:
+        sh("losetup", "--detach", device)
+    assert raw.read_bytes() == snap.content("odd") + b"o" * (8 * MIB - size)
+    assert os.stat(raw).st_blocks * 512 < 5 * MIB, "what could be a hole is none"
 
 
 def test_a_served_volume_is_read_through_a_snapshot_of_it(changed):

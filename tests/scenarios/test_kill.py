@@ -144,6 +144,24 @@ def test_load(store, tmp_path):
     assert friend.content("base:2") == expected
 
 
+def test_dump(base, tmp_path):
+    base("create", "web", "--size", "8M")
+    base.write("web", {at: noise(4096, at) for at in range(0, 8 * MIB, 128 * KIB)})
+    content = base.content("web")
+    out = tmp_path / "out" / "web.raw"
+    out.parent.mkdir()
+    out.write_bytes(b"precious")
+    for where in kill_points(base, ["dump", "web", out]):
+        assert out.read_bytes() in (b"precious", content), f"{where}: half a disk"
+        for partial in out.parent.iterdir():
+            assert partial == out or partial.name.startswith("web.raw.partial-"), partial
+            if partial != out:
+                partial.unlink()
+        if where.startswith("killed"):
+            out.write_bytes(b"precious")
+    assert out.read_bytes() == content
+
+
 def test_snapshot(store):
     before = Before(store)
     for where in kill_points(store, ["snapshot", "web", "s"]):

@@ -2,18 +2,17 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "engine/store/dump.h"
-#include "snap/file.h"
 #include "tools/snapctl/commands.h"
 #include "tools/snapctl/content_source.h"
 #include "tools/snapctl/context.h"
 #include "tools/snapctl/convert.h"
 #include "tools/snapctl/exit_code.h"
+#include "tools/snapctl/output_file.h"
 
 namespace snap::cli {
 
@@ -23,13 +22,6 @@ struct DumpCommand {
   std::string object, file;
   std::string format = "raw";
 };
-
-/// The mode of files that this process makes for others to read, as its umask has it.
-unsigned new_file_mode() {
-  mode_t mask = umask(0);
-  umask(mask);
-  return 0666 & ~mask;
-}
 
 Result<void> check(const DumpCommand& command) {
   const auto& formats = convert_formats();
@@ -50,21 +42,6 @@ Result<void> check(const DumpCommand& command) {
   return {};
 }
 
-bool exists(const std::string& path) {
-  struct stat st {};
-  return lstat(path.c_str(), &st) == 0;
-}
-
-Task<Result<void>> dump_raw(Context& context, Volume& volume, std::string path) {
-  OpenFlags flags;
-  flags.write = true;
-  flags.create = true;
-  flags.mode = new_file_mode();
-  auto file = co_await open_file(path, flags);
-  if (!file) co_return file.error();
-  co_return co_await dump_to_file(volume, **file, context.progress());
-}
-
 Task<Result<int>> run_dump(Context& context, DumpCommand command) {
   auto valid = check(command);
   if (!valid) co_return valid.error();
@@ -77,18 +54,19 @@ Task<Result<int>> run_dump(Context& context, DumpCommand command) {
     if (!streamed) co_return streamed.error();
     co_return kExitOk;
   }
-  bool existed = exists(command.file);
+  // Half a disk looks like a whole one to whoever finds it.
+  auto out = co_await OutputFile::create(command.file);
+  if (!out) co_return out.error();
   Result<void> written;
   if (command.format == "raw") {
-    written = co_await dump_raw(context, *source->volume, command.file);
+    written = co_await dump_to_file(*source->volume, (*out)->file(), context.progress());
   } else {
-    written = co_await convert_volume(source->volume, command.format, command.file);
+    ConvertTarget target{command.format, (*out)->path(), (*out)->name()};
+    written = co_await convert_volume(source->volume, std::move(target));
   }
-  if (!written) {
-    // Half a disk looks like a whole one to whoever finds it.
-    if (!existed) unlink(command.file.c_str());
-    co_return written.error();
-  }
+  if (!written) co_return written.error();
+  auto published = co_await (*out)->publish();
+  if (!published) co_return published.error();
   co_return kExitOk;
 }
 
@@ -108,7 +86,9 @@ void add_dump_commands(CLI::App& app, Context& context) {
                    fmt::format("raw, or through qemu-img: {}", fmt::join(convert_formats(), ", ")))
       ->type_name("FORMAT");
   dump->footer(
-      "A raw file is sparse: what reads zero is a hole.\n"
+      "A raw file is sparse: what reads zero is a hole. A file has its name, and replaces what "
+      "had\n"
+      "it, once it is whole; meanwhile it is FILE.partial-..., beside it.\n"
       "Examples:\n"
       "  " SNAPCTL_PROGRAM_NAME
       " dump base:1 disk.raw\n"

@@ -18,23 +18,36 @@ namespace snap::cli {
 
 namespace {
 
-/// A directory for the socket, removed in the end. Not in the store: a socket's path holds 107
-/// bytes only, and a store may lie deep.
-class SocketDirectory {
+/// A directory of our own, removed in the end with the file that it is for. Not in the store: a
+/// socket's path holds 107 bytes only, and a store may lie deep.
+class OwnDirectory {
  public:
-  static Result<std::unique_ptr<SocketDirectory>> make() {
+  static Result<std::unique_ptr<OwnDirectory>> make() {
     std::string path = "/tmp/" SNAPCTL_PROGRAM_NAME "-XXXXXX";
     if (mkdtemp(path.data()) == nullptr) return Error::from_errno(errno, "make " + path);
-    return std::unique_ptr<SocketDirectory>(new SocketDirectory(path));
+    return std::unique_ptr<OwnDirectory>(new OwnDirectory(path));
   }
-  SocketDirectory(const SocketDirectory&) = delete;
-  SocketDirectory& operator=(const SocketDirectory&) = delete;
-  ~SocketDirectory() { rmdir(path_.c_str()); }  // the listener has removed the socket
+  OwnDirectory(const OwnDirectory&) = delete;
+  OwnDirectory& operator=(const OwnDirectory&) = delete;
+  ~OwnDirectory() {
+    if (!link_.empty()) unlink(link_.c_str());
+    rmdir(path_.c_str());  // the listener has removed the socket
+  }
   std::string socket() const { return path_ + "/nbd"; }
+  /// Another name of a file, which goes with the directory.
+  Result<std::string> link_to(const std::string& file, const std::string& name) {
+    const std::unique_ptr<char, decltype(&free)> whole(realpath(file.c_str(), nullptr), &free);
+    if (!whole) return Error::from_errno(errno, "find " + file);
+    const std::string link = path_ + "/" + name;
+    if (symlink(whole.get(), link.c_str()) != 0) return Error::from_errno(errno, "make " + link);
+    link_ = link;
+    return link;
+  }
 
  private:
-  explicit SocketDirectory(std::string path) : path_(std::move(path)) {}
+  explicit OwnDirectory(std::string path) : path_(std::move(path)) {}
   std::string path_;
+  std::string link_;
 };
 
 /// `file` as qemu-img takes it for a path whatever its characters: a bare name with a ':' would be
@@ -63,15 +76,24 @@ const std::vector<std::string>& convert_formats() {
   return formats;
 }
 
-Task<Result<void>> convert_volume(std::shared_ptr<Volume> volume, std::string format,
-                                  std::string file) {
+Task<Result<void>> convert_volume(std::shared_ptr<Volume> volume, ConvertTarget target) {
   auto program = find_program("qemu-img");
   if (!program) {
     co_return Error(ErrorCode::kNotFound,
                     "dump: qemu-img is not installed; it is in the package qemu-utils");
   }
-  auto directory = SocketDirectory::make();
+  auto directory = OwnDirectory::make();
   if (!directory) co_return directory.error();
+  std::unique_ptr<OwnDirectory> link_directory;
+  std::string file = plain_path(target.file);
+  if (!target.name.empty()) {
+    auto made = OwnDirectory::make();
+    if (!made) co_return made.error();
+    link_directory = std::move(*made);
+    auto link = link_directory->link_to(target.file, target.name);
+    if (!link) co_return link.error();
+    file = std::move(*link);
+  }
   nbd::FixedExports exports;
   exports.add(std::make_shared<nbd::VolumeExport>(volume, "dump", "", true));
   server::UnixEndpoint endpoint;
@@ -90,9 +112,9 @@ Task<Result<void>> convert_volume(std::shared_ptr<Volume> volume, std::string fo
   EventLoop::current()->spawn(run_server(server->get(), &running));
 
   // "-t writeback": with qemu-img's own default it would not sync what it wrote.
-  std::vector<std::string> argv = {*program, "convert", "-f",        "raw", "-O",
-                                   format,   "-t",      "writeback", uri,   plain_path(file)};
-  auto converted = co_await run_convert(argv, file);
+  std::vector<std::string> argv = {*program,      "convert", "-f",        "raw", "-O",
+                                   target.format, "-t",      "writeback", uri,   file};
+  auto converted = co_await run_convert(argv, target.file);
   (*server)->request_stop();
   co_await running.wait();
   co_return converted;

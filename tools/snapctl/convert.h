@@ -15,8 +15,15 @@ namespace snap::cli {
 /// The formats that dump -O takes beside raw.
 const std::vector<std::string>& convert_formats();
 
-/// Writes `volume` to `file` in `format`. NotFound if qemu-img is not installed.
-Task<Result<void>> convert_volume(std::shared_ptr<Volume> volume, std::string format,
-                                  std::string file);
+struct ConvertTarget {
+  std::string format;
+  std::string file;
+  /// What the file is to be called later, without folders, as a vmdk has it in itself; empty: as it
+  /// is called.
+  std::string name;
+};
+
+/// Writes `volume` to a file. NotFound if qemu-img is not installed.
+Task<Result<void>> convert_volume(std::shared_ptr<Volume> volume, ConvertTarget target);
 
 }  // namespace snap::cli
