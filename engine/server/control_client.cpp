@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <chrono>
 #include <span>
 #include <utility>
@@ -38,6 +39,13 @@ Task<void> watch_for_cancel(Socket* socket, const Progress* progress, CancelWatc
     watch->pause = nullptr;
   }
   watch->done.set();
+}
+
+/// What `error` means to one who has not given up: that the other side has, if it is a
+/// cancellation. As of a connection that broke: there may be no server any more.
+Error lost_server(const Error& error, const std::string& server) {
+  if (error.code() != ErrorCode::kCancelled) return error;
+  return Error(ErrorCode::kIo, server + " has given up: " + error.message(), ECONNRESET);
 }
 
 Task<Result<std::string>> receive_result(LineReader* lines, const Progress* progress) {
@@ -89,7 +97,7 @@ Task<Result<std::unique_ptr<ControlClient>>> ControlClient::connect(std::string 
                                           std::to_string(patience.count()) +
                                           " s; is it stopped or stuck?");
   }
-  if (!line) co_return line.error().with_context("talk to the server at " + path);
+  if (!line) co_return lost_server(line.error(), "the server at " + path);
   auto hello = decode_hello(*line);
   if (!hello) co_return hello.error().with_context("talk to the server at " + path);
   if (hello->protocol != kControlProtocol) {
@@ -115,6 +123,10 @@ Task<Result<std::string>> ControlClient::call(std::string op, std::string args, 
   if (watch.pause != nullptr) watch.pause->wake();
   co_await watch.done.wait();
   if (watch.cancelled) co_return Error(ErrorCode::kCancelled, op + " was cancelled");
+  if (!result && !progress.is_cancelled()) {
+    co_return lost_server(result.error(),
+                          op + ": the server with pid " + std::to_string(hello_.pid));
+  }
   co_return result;
 }
 

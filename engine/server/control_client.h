@@ -30,7 +30,7 @@ class ControlClient {
 
   /// Sends a command with `args`, a JSON object, and waits for its result, which is JSON. Reports
   /// go to `progress`; when it is cancelled the connection ends, and with it the command:
-  /// Cancelled.
+  /// Cancelled. Io with ECONNRESET if the server gives up, or ends.
   Task<Result<std::string>> call(std::string op, std::string args, Progress progress);
 
  private:

@@ -1,11 +1,13 @@
 """commit, at rest and served."""
 
 import re
+import signal
 import subprocess
 import threading
 import time
 
-from conftest import KIB, MIB, Client, noise
+import pytest
+from conftest import KIB, MIB, Client, noise, wait_for
 
 
 def test_commit_as_docker_does_it(base):
@@ -134,3 +136,20 @@ def test_errors_of_a_served_volume_come_back_as_they_are(base):
         base.fails("clone", "web", "other", code=1, says="other")
         base.fails("resize", "web", "1001", code=64)
         base.fails("commit", "web", "BAD NAME", code=64)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_ends_under_a_command_is_no_cancellation(snap, sig):
+    snap("create", "web", "--size", "64M")
+    with snap.export("web") as server, Client(server.uri) as h:
+        for at in range(0, 64 * MIB, MIB):
+            h.pwrite(noise(MIB, at), at)
+        h.flush()
+        commit = snap.popen("commit", "web", "im:1", stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: any((snap.store / "tmp").iterdir()))
+        snap.servers.remove(server)
+        server.process.send_signal(sig)
+        _, err = commit.communicate(timeout=30)
+    server.process.communicate(timeout=30)
+    assert commit.returncode == 1 and snap.images() == {}, err
+    assert f"server with pid {server.process.pid} has given up" in err, err

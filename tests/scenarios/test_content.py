@@ -66,6 +66,12 @@ def test_compare_tells_by_its_exit_code(changed):
     changed("create", "wide", "--from", "base:1", "--size", "9M")
     assert "Sizes differ" in changed("compare", "wide", "base:1", code=1)
     changed.fails("compare", "web", "missing", code=4, says="missing")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = changed.popen("compare", "base:1", "base:1", stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    _, err = done.communicate(timeout=60)
+    assert done.returncode == 2 and b"standard output" in err, "1 would mean that they differ"
 
 
 def test_dump_to_a_file_is_sparse_and_equal(changed, tmp_path):

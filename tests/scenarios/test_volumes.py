@@ -1,6 +1,7 @@
 """create, clone, snapshot, snapshots, rollback, reset, resize, rename, ls, rm."""
 
 import json
+import subprocess
 import time
 
 import pytest
@@ -147,6 +148,21 @@ def test_rm_of_several_removes_what_it_can_and_reports_the_rest(base):
     base.fails("rm", "--yes", "a", "nope", "b", code=4, says="nope")
     assert base.volumes() == {}
     assert list((base.store / "deltas").iterdir()) == []
+
+
+def test_each_name_that_a_command_cannot_do_is_told_on_a_line_of_its_own(base):
+    base("create", "web", "--from", "base:1")
+    base("tag", "base:1", "other:1")
+    for args, code in ((["rm", "--yes", "no1", "no2"], 4), (["rmi", "--yes", "no1", "other:1", "volume:web"], 4),
+                       (["inspect", "no1", "base:1", "no2"], 4), (["rmi", "--yes", "volume:web", "no2"], 64)):
+        done = base.popen(*args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        out, err = done.communicate(timeout=60)
+        assert done.returncode == code, err
+        missed = [name for name in args[1:] if name.startswith("no") or name == "volume:web"]
+        assert len(err.splitlines()) == len(missed), err
+        assert all(name in line for name, line in zip(missed, err.splitlines())), err
+        assert ("other:1" in args) == ("Untagged: other:1" in out)
+    assert set(base.images()) == {"base:1"}
 
 
 def test_a_volume_in_use_is_not_removed_renamed_reset_or_rolled_back_and_the_pid_is_named(base):

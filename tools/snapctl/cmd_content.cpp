@@ -126,17 +126,9 @@ Task<Result<CompareOutcome>> compare_objects(Context& context, CompareCommand co
   co_return out;
 }
 
-/// "compare" has 1 for "not the same", so its failures start at 2 (as qemu-img compare).
-int compare_failure(ErrorCode code) {
-  return std::max(exit_code_of(code), kExitDamage);
-}
-
 Task<Result<int>> run_compare(Context& context, CompareCommand command) {
   auto outcome = co_await compare_objects(context, command);
-  if (!outcome) {
-    context.report(outcome.error());
-    co_return compare_failure(outcome.error().code());
-  }
+  if (!outcome) co_return outcome.error();
   bool same = outcome->comparison.same();
   context.end_progress();
   if (context.options().json) {
@@ -222,7 +214,11 @@ void add_content_commands(CLI::App& app, Context& context) {
       ->type_name("A");
   compare->add_option("b", compare_command->b, "Another one")->required()->type_name("B");
   compare->footer("Exits with 0 if they are the same, 1 if not, 2 and up if it cannot tell.");
-  set_action(compare, context, compare_command, run_compare);
+  compare->callback([&context, compare_command] {
+    // 1 is "not the same": failures start at 2, as those of qemu-img compare.
+    context.set_least_failure(kExitDamage);
+    context.set_action([compare_command](Context& c) { return run_compare(c, *compare_command); });
+  });
 
   auto diff_command = std::make_shared<DiffCommand>();
   CLI::App* diff = app.add_subcommand("diff", "Show where two differ, or a volume and its image")

@@ -179,6 +179,20 @@ struct RmiOptions {
   bool dry_run = false;
 };
 
+Task<Result<Store::Removed>> remove_image(Store& store, std::string name, RmiOptions options) {
+  const ObjectName wanted = parse_object_name(name);
+  if (wanted.kind == ObjectName::Kind::kVolume) {
+    co_return Error(ErrorCode::kInvalidArgument,
+                    "'" + name + "' is a volume; rm removes volumes, rmi images");
+  }
+  // Looked up first for the better message when there is none.
+  auto image = co_await find_image(store, name);
+  if (!image) co_return image.error();
+  auto detached = co_await refuse_attached_image(store, image->id);
+  if (!detached) co_return detached.error();
+  co_return co_await store.remove_image(wanted.name, options.force, options.dry_run);
+}
+
 Task<Result<int>> run_rmi(Context& context, RmiOptions options) {
   auto store = co_await context.store();
   if (!store) co_return store.error();
@@ -188,35 +202,17 @@ Task<Result<int>> run_rmi(Context& context, RmiOptions options) {
     if (!agreed) co_return agreed.error();
   }
   Store::Removed all;
-  std::optional<Error> first_error;
+  std::vector<Error> errors;
   for (const std::string& name : options.images) {
-    ObjectName wanted = parse_object_name(name);
-    if (wanted.kind == ObjectName::Kind::kVolume) {
-      co_return Error(ErrorCode::kInvalidArgument,
-                      "'" + name + "' is a volume; rm removes volumes, rmi images");
-    }
-    // Looked up first for the better message when there is none.
-    auto image = co_await find_image(**store, name);
-    if (!image) {
-      if (!first_error) first_error = image.error();
-      continue;
-    }
-    auto detached = co_await refuse_attached_image(**store, image->id);
-    Result<Store::Removed> removed = Store::Removed();
-    if (detached) {
-      removed = co_await (*store)->remove_image(wanted.name, options.force, options.dry_run);
+    auto removed = co_await remove_image(**store, name, options);
+    if (removed) {
+      add_removed(all, *removed);
     } else {
-      removed = detached.error();
+      errors.push_back(removed.error());
     }
-    if (!removed) {
-      if (!first_error) first_error = removed.error();
-      continue;
-    }
-    add_removed(all, *removed);
   }
   print_removed(context, all, options.dry_run);
-  if (first_error) co_return *first_error;
-  co_return kExitOk;
+  co_return context.report_all(errors);
 }
 
 }  // namespace

@@ -126,18 +126,17 @@ Task<Result<int>> run_inspect(Context& context, InspectCommand command) {
   auto store = co_await context.store();
   if (!store) co_return store.error();
   Json all = Json::array();
-  std::optional<Error> first_error;
+  std::vector<Error> errors;
   for (const std::string& text : command.objects) {
     auto one = co_await inspect_one(**store, text);
     if (one) {
       all.push_back(std::move(*one));
-    } else if (!first_error) {
-      first_error = one.error();
+    } else {
+      errors.push_back(one.error());
     }
   }
   print_bare_json(context, all);
-  if (first_error) co_return *first_error;
-  co_return kExitOk;
+  co_return context.report_all(errors);
 }
 
 }  // namespace

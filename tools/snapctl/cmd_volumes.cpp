@@ -195,18 +195,17 @@ Task<Result<int>> run_rm(Context& context, RmCommand command) {
     if (!agreed) co_return agreed.error();
   }
   Store::Removed all;
-  std::optional<Error> first_error;
+  std::vector<Error> errors;
   for (const std::string& name : command.volumes) {
     auto removed = co_await remove_one(**store, name, command.dry_run);
-    if (!removed) {
-      if (!first_error) first_error = removed.error();
-      continue;
+    if (removed) {
+      add_removed(all, *removed);
+    } else {
+      errors.push_back(removed.error());
     }
-    add_removed(all, *removed);
   }
   print_removed(context, all, command.dry_run);
-  if (first_error) co_return *first_error;
-  co_return kExitOk;
+  co_return context.report_all(errors);
 }
 
 // ---- rename, resize

@@ -1,6 +1,7 @@
 // See context.h.
 #include "tools/snapctl/context.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -72,24 +73,20 @@ int Context::run() {
   }
   if (!action_) return kExitOk;
   auto loop = make_event_loop();
-  if (!loop) {
-    report(loop.error());
-    return exit_code_of(loop.error().code());
-  }
+  if (!loop) return failed(loop.error());
   loop_ = std::move(*loop);
   loop_->set_may_block(true);  // a server says otherwise
   Result<int> outcome = loop_->run(action_(*this));
   end_progress();
   auto flushed = finish_output();
-  if (!outcome) {
-    report(outcome.error());
-    return exit_code_of(outcome.error().code());
-  }
-  if (!flushed) {
-    report(flushed.error());
-    return exit_code_of(flushed.error().code());
-  }
+  if (!outcome) return failed(outcome.error());
+  if (!flushed) return failed(flushed.error());
   return *outcome;
+}
+
+int Context::failed(const Error& error) {
+  report(error);
+  return std::max(exit_code_of(error.code()), least_failure_);
 }
 
 std::string Context::store_path() const {

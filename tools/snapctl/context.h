@@ -45,6 +45,8 @@ class Context {
 
   void set_action(Action action) { action_ = std::move(action); }
   bool has_action() const noexcept { return action_ != nullptr; }
+  /// Has failures end with this exit code at least: for a command that means something by others.
+  void set_least_failure(int code) noexcept { least_failure_ = code; }
   /// What comes before the event loop and the first thread; an exit code ends the program there.
   using Preparation = std::function<std::optional<int>(Context&)>;
   void set_preparation(Preparation preparation) { preparation_ = std::move(preparation); }
@@ -80,8 +82,11 @@ class Context {
   std::string short_id(const std::string& hex) const;
 
  private:
+  int failed(const Error& error);
+
   GlobalOptions options_;
   std::vector<std::string> program_;
+  int least_failure_ = 0;
   Action action_;
   Preparation preparation_;
   std::unique_ptr<EventLoop> loop_;

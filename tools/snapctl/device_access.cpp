@@ -206,7 +206,9 @@ Task<Result<void>> stop_unused(DeviceServer server) {
   for (int left = kUnusedTries; left > 0; --left) {
     auto stat = co_await server::remote_stat(*server.client, std::string());
     // It ends by itself when its device goes.
-    if (!stat && stat.error().code() == ErrorCode::kCancelled) co_return Result<void>();
+    const bool ended = !stat && (stat.error().code() == ErrorCode::kCancelled ||
+                                 stat.error().sys_errno() == ECONNRESET);
+    if (ended) co_return Result<void>();
     if (!stat) co_return stat.error();
     if (stat->connections == 0) {
       auto stopped = co_await server::remote_stop(*server.client);
