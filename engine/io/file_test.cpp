@@ -488,6 +488,14 @@ TEST_CASE("opening obeys its flags, and modes hold whatever the umask") {
   ::umask(before);
 }
 
+TEST_CASE("on a real disk a file is not created through a link that leads nowhere") {
+  TestRig rig("threads");
+  std::filesystem::create_symlink("nowhere/file", rig.temp.path() + "/link");
+  const auto opened = rig.loop->run(rig.root->open("link", for_write()));
+  REQUIRE_FALSE(opened);
+  CHECK(opened.error().sys_errno() == ELOOP);
+}
+
 TEST_CASE("a lock excludes other handles until it is given back or its file goes") {
   TestRig rig(EVERY_KIND);
   rig.loop->run(locks(*rig.root));

@@ -108,17 +108,24 @@ StatResult stat_at(int dir, const std::string& name) {
   return out;
 }
 
+/// Of a file that comes and goes while it is opened.
+constexpr int kOpenTries = 100;
+
 int open_at(int dir, const std::string& name, const OpenFlags& flags, bool regular_only) {
   int bits = O_CLOEXEC | O_NOCTTY | (flags.write ? O_RDWR : O_RDONLY);
   if (flags.direct) bits |= O_DIRECT;
   if (flags.truncate) bits |= O_TRUNC;
   const int wait = regular_only ? O_NONBLOCK : 0;
-  for (;;) {
+  for (int tries = 1;; ++tries) {
     int fd = -ENOENT;
     if (!(flags.create && flags.exclusive)) fd = open_once(dir, name, bits | wait, 0);
     if (fd == -ENOENT && flags.create) {
       fd = open_once(dir, name, bits | wait | O_CREAT | O_EXCL, flags.mode);
-      if (fd == -EEXIST && !flags.exclusive) continue;  // someone made it just now
+      if (fd == -EEXIST && !flags.exclusive) {
+        // Someone made it just now; or it is a link that leads nowhere, which stays so.
+        if (tries == kOpenTries) return -ELOOP;
+        continue;
+      }
       if (fd < 0) return fd;
       // The umask took bits from the mode; the caller means the mode that it gave.
       UniqueFd owned(fd);
