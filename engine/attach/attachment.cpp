@@ -196,6 +196,12 @@ bool in_place(const Attachment& attachment) {
   return index && nbd_backend(*index) == attachment.backend;
 }
 
+bool is_of_store(const Attachment& attachment, const std::string& store) {
+  if (attachment.store == store) return true;
+  std::error_code unknown;  // it may have been removed since, or mounted elsewhere
+  return std::filesystem::equivalent(attachment.store, store, unknown);
+}
+
 std::vector<Orphan> find_orphans(const std::vector<Attachment>& known) {
   std::vector<Orphan> out;
   std::error_code failed;

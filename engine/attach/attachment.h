@@ -70,6 +70,9 @@ class Attachments {
 /// Whether the kernel still has the device, and as ours: by now it may be another program's.
 bool in_place(const Attachment& attachment);
 
+/// Whether it is of the store at that path, by whatever path it was attached.
+bool is_of_store(const Attachment& attachment, const std::string& store);
+
 /// N of "/dev/nbdN"; nothing if it is no such device.
 std::optional<unsigned> nbd_index(const std::string& device);
 /// What the kernel calls the server of a device; empty: none is connected.

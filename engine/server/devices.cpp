@@ -307,11 +307,21 @@ Task<void> Devices::end(std::shared_ptr<FuseServing> serving) {
   watchers_.done();
 }
 
+Task<Result<std::vector<attach::Attachment>>> Devices::records_of_store() {
+  co_return co_await offload([this] {
+    auto records = records_.list();
+    if (records)
+      std::erase_if(*records,
+                    [this](const auto& one) { return !is_of_store(one, options_.store); });
+    return records;
+  });
+}
+
 Task<Result<attach::Attachment>> Devices::find(std::string device) {
-  auto records = co_await offload([this] { return records_.list(); });
+  auto records = co_await records_of_store();
   if (!records) co_return records.error();
   for (attach::Attachment& record : *records) {
-    if (record.device == device && record.store == options_.store) co_return std::move(record);
+    if (record.device == device) co_return std::move(record);
   }
   co_return Error(ErrorCode::kNotFound, device + " is no device of this store");
 }
@@ -433,10 +443,10 @@ Task<void> Devices::run() {
 // ---- Their size
 
 Task<Result<void>> Devices::allow_resize(std::string name, std::uint64_t size) {
-  auto records = co_await offload([this] { return records_.list(); });
+  auto records = co_await records_of_store();
   if (!records) co_return records.error();
   for (const attach::Attachment& record : *records) {
-    if (record.store != options_.store || record.name != name || size >= record.size) continue;
+    if (record.name != name || size >= record.size) continue;
     const bool there = co_await offload([&record] { return attach::in_place(record); });
     if (there)
       co_return Error(ErrorCode::kBusy, "volume " + name + " is attached as " + record.device +

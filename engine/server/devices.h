@@ -60,6 +60,9 @@ class Devices {
   /// Tells the devices of an export that its size has changed.
   Task<Result<void>> resized(std::string name);
 
+  /// Whether it serves a device through FUSE, which takes no connection.
+  bool has_fuse() const noexcept { return !fuse_.empty(); }
+
   /// Until stop(). Reconnects the nbd devices that the records say were this server's, by its
   /// control socket; later those that give a connection up, for a request has waited longer than
   /// its timeout, perhaps. What fails is tried again.
@@ -90,6 +93,7 @@ class Devices {
                                               attach::Attachment record);
   Task<Result<attach::Attachment>> attach_fuse(DeviceWish wish, std::shared_ptr<nbd::Export> from,
                                                attach::Attachment record);
+  Task<Result<std::vector<attach::Attachment>>> records_of_store();
   Task<Result<attach::Attachment>> find(std::string device);
   Task<Result<void>> reconnect_one(attach::Attachment record);
   Task<bool> look_after(bool all);

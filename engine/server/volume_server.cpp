@@ -386,7 +386,7 @@ void VolumeServer::Impl::stop(const std::string& why) {
 
 /// The device that it was started for has gone.
 void VolumeServer::Impl::stop_unless_used() {
-  if (server_->connections() == 0) stop("the end of its device");
+  if (server_->connections() == 0 && !devices_->has_fuse()) stop("the end of its device");
 }
 
 // ---- The end

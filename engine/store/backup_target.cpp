@@ -69,7 +69,8 @@ Task<Result<void>> claim_backup(Store& target, const Store& source) {
   if (impl.denied) co_return *impl.denied;
   auto of = co_await read_marker(*impl.root);
   if (!of) co_return of.error();
-  if (*of && **of != source.path())
+  // It may be named by another path than it was then.
+  if (*of && **of != source.path() && !std::filesystem::equivalent(**of, source.path(), unknown))
     co_return not_ours(impl.path, "it is a backup of the store " + shown(**of));
   if (*of) co_return Result<void>();
   auto empty = co_await is_empty(impl);

@@ -42,6 +42,18 @@ Task<Result<std::unique_ptr<Directory>>> open_blobs(Directory& root) {
   co_return sha256;
 }
 
+/// The path by which a store is known to others (block devices, servers, backups): whatever it was
+/// called, there is one, without links and without a slash at its end. It need not be there yet.
+Result<std::string> own_path(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  fs::path own = fs::absolute(path, failed);
+  if (!failed) own = fs::weakly_canonical(own, failed);
+  if (failed) return Error::from_errno(failed.value(), "find the directory " + shown(path));
+  if (!own.has_filename()) own = own.parent_path();
+  return own.string();
+}
+
 Error no_store(const Error& error, const std::string& path) {
   if (error.code() != ErrorCode::kNotFound) return error;
   return Error(ErrorCode::kNotFound, "there is no store at " + path + "; make one with init");
@@ -90,10 +102,10 @@ const std::string& Store::path() const noexcept {
 }
 
 Task<Result<std::unique_ptr<Store>>> Store::open(std::string path, OpenOptions options) {
-  std::error_code failed;
-  const auto absolute = std::filesystem::absolute(path, failed).lexically_normal();
-  if (failed) co_return Error::from_errno(failed.value(), "find the directory " + shown(path));
-  path = absolute.string();
+  auto find = [&path] { return own_path(path); };
+  auto found = co_await offload(find);
+  if (!found) co_return found.error();
+  path = std::move(*found);
   raise_descriptor_limit();
   auto root = co_await open_directory(path, options.create);
   if (!root) co_return no_store(root.error(), path);

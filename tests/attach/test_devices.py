@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -270,6 +271,36 @@ def test_a_server_that_has_it_already_is_used(snap):
     server.terminate()
     server.wait()
     server.stdout.close()
+
+
+def test_a_store_is_known_by_every_path_to_it(snap, tmp_path):
+    """Else one volume would be two devices, and what a device has would be taken away beneath it."""
+    snap("create", "v", "--size", "64M")
+    snap("snapshot", "v", "s1")
+    device = snap.attach("v")
+    link, bound = tmp_path / "link", tmp_path / "bound"
+    link.symlink_to(snap.store)
+    bound.mkdir()
+    sh("mount", "--bind", snap.store, bound)
+    try:
+        for path in [f"{snap.store}/", f"{snap.store}/.", link, f"{link}/", tmp_path / "link/../link", bound]:
+            snap("--store", path, "attach", "v", "--via", VIA, code=5, says=["attached as", device])
+            assert snap("--store", path, "attach", "v", "--if-needed") == device
+        pid = snap.server_of(device)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}/exe"), "the server to die")
+        if VIA == "nbd":  # the device waits for another server; a loop device has none from now on
+            for path in [f"{snap.store}/", link, bound]:
+                for command in [["rollback", "v", "s1", "--yes"], ["reset", "v", "--yes"], ["rm", "v", "--yes"],
+                                ["rename", "v", "w"], ["resize", "v", "32M", "--yes"]]:
+                    snap("--store", path, *command, code=5, says="attached as " + device)
+        if VIA == "nbd":
+            assert snap("--store", link, "attach", "--reconnect", "v") == device
+        snap("--store", bound, "detach", "-f", "v")
+    finally:
+        sh("umount", bound)
+    snap("doctor", "--fix")
+    (snap.run / "v.log").unlink(missing_ok=True)
 
 
 def test_a_volume_in_other_hands_is_busy(snap):

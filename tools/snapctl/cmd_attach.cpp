@@ -47,11 +47,11 @@ Task<Result<int>> reconnect(Context& context, std::string text) {
   }
   auto store = co_await context.store();
   if (!store) co_return store.error();
-  auto all = co_await all_attachments();
+  auto all = co_await attachments_of(**store);
   if (!all) co_return all.error();
   std::vector<Error> errors;
   for (const Attachment& device : *all) {
-    if (device.store != (*store)->path() || device.via != attach::Via::kNbd) continue;
+    if (device.via != attach::Via::kNbd) continue;
     auto done = co_await reconnect_device(context, device);
     if (done) {
       print_device(context, device);

@@ -108,6 +108,7 @@ Task<Result<DeviceServer>> start_server(Context& context, Exported exported) {
   DeviceServer out;
   out.client = std::move(*client);
   out.name = exported.name;
+  out.control = socket;
   out.own = true;
   co_return out;
 }
@@ -201,6 +202,21 @@ Task<Result<DeviceServer>> server_for(Context& context, Exported exported) {
   co_return co_await start_server(context, std::move(exported));
 }
 
+namespace {
+
+/// A device that is served through FUSE is no connection.
+Task<Result<bool>> has_devices(std::string control) {
+  auto all = co_await all_attachments();
+  if (!all) co_return all.error();
+  co_return co_await offload([&] {
+    return std::any_of(all->begin(), all->end(), [&](const Attachment& one) {
+      return one.control == control && attach::in_place(one);
+    });
+  });
+}
+
+}  // namespace
+
 Task<Result<void>> stop_unused(DeviceServer server) {
   if (!server.own) co_return Result<void>();
   for (int left = kUnusedTries; left > 0; --left) {
@@ -211,6 +227,9 @@ Task<Result<void>> stop_unused(DeviceServer server) {
     if (ended) co_return Result<void>();
     if (!stat) co_return stat.error();
     if (stat->connections == 0) {
+      auto used = co_await has_devices(server.control);
+      if (!used) co_return used.error();
+      if (*used) co_return Result<void>();
       auto stopped = co_await server::remote_stop(*server.client);
       auto dir = co_await server::runtime_dir();
       if (stopped && dir) (void)::unlink(log_path(*dir, server.name).c_str());
@@ -232,10 +251,10 @@ Task<Result<Attachment>> attach_object(Context& context, std::string text, Attac
   if (!records) co_return records.error();
   auto lock = co_await offload([&] { return records->lock(); });
   if (!lock) co_return lock.error();
-  auto known = co_await offload([&] { return records->list(); });
+  auto known = co_await attachments_of(**store);
   if (!known) co_return known.error();
   for (const Attachment& one : *known) {
-    if (one.store != (*store)->path() || one.name != exported->name) continue;
+    if (one.name != exported->name) continue;
     const bool there = co_await offload([&one] { return attach::in_place(one); });
     if (!there) (void)co_await offload([&] { return records->remove(one.device); });
     if (!there || !exported->writable) continue;
@@ -277,6 +296,15 @@ Task<Result<std::vector<Attachment>>> all_attachments() {
   co_return co_await offload([&] { return records->list(); });
 }
 
+Task<Result<std::vector<Attachment>>> attachments_of(Store& store) {
+  auto all = co_await all_attachments();
+  if (!all) co_return all.error();
+  co_return co_await offload([&] {
+    std::erase_if(*all, [&](const Attachment& one) { return !is_of_store(one, store.path()); });
+    return std::move(*all);
+  });
+}
+
 namespace {
 
 /// The one that is meant. Those that the kernel has, if there are any; else, if they will do, those
@@ -300,21 +328,23 @@ Task<Result<Attachment>> choose(std::vector<Attachment> found, Wanted wanted, st
 }  // namespace
 
 Task<Result<Attachment>> find_attachment(Context& context, std::string text, Wanted wanted) {
-  auto all = co_await all_attachments();
-  if (!all) co_return all.error();
   std::vector<Attachment> found;
   if (text.starts_with("/dev/")) {
+    auto all = co_await all_attachments();
+    if (!all) co_return all.error();
     for (Attachment& one : *all)
       if (one.device == text) found.push_back(std::move(one));
     co_return co_await choose(std::move(found), wanted, std::move(text));
   }
   auto store = co_await context.store();
   if (!store) co_return store.error();
+  auto all = co_await attachments_of(**store);
+  if (!all) co_return all.error();
   std::string name = parse_object_name(text).name;
   auto exported = co_await find_exported(**store, text);
   if (exported) name = exported->name;
   for (Attachment& one : *all)
-    if (one.store == (*store)->path() && one.name == name) found.push_back(std::move(one));
+    if (one.name == name) found.push_back(std::move(one));
   if (found.empty() && !exported) co_return exported.error();
   co_return co_await choose(std::move(found), wanted, std::move(name));
 }
@@ -322,10 +352,10 @@ Task<Result<Attachment>> find_attachment(Context& context, std::string text, Wan
 namespace {
 
 Task<Result<void>> refuse_in_place(Store& store, std::function<bool(const Attachment&)> meant) {
-  auto all = co_await all_attachments();
+  auto all = co_await attachments_of(store);
   if (!all) co_return all.error();
   for (const Attachment& one : *all) {
-    if (one.store != store.path() || !meant(one)) continue;
+    if (!meant(one)) continue;
     if (co_await offload([&one] { return attach::in_place(one); }))
       co_return Error(ErrorCode::kBusy,
                       fmt::format("'{}' is attached as {}; detach it first", one.name, one.device));
@@ -385,6 +415,7 @@ Task<Result<void>> detach_device(Context& context, Attachment device, bool force
   if (!lock) co_return lock.error();
   DeviceServer server;
   server.name = device.name;
+  server.control = device.control;
   server.own = device.own_server;
   auto client = co_await server::ControlClient::connect(device.control);
   if (client) server.client = std::move(*client);
@@ -440,7 +471,9 @@ Task<Result<void>> reconnect_device(Context& context, Attachment device) {
   } else {
     auto store = co_await context.store();
     if (!store) co_return store.error();
-    if ((*store)->path() != device.store)
+    const std::string path = (*store)->path();
+    const bool its = co_await offload([&] { return attach::is_of_store(device, path); });
+    if (!its)
       co_return Error(
           ErrorCode::kInvalidArgument,
           fmt::format("{} is of another store: give --store {}", device.device, device.store));

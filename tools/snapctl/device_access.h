@@ -29,14 +29,15 @@ Task<Result<Exported>> find_exported(Store& store, std::string text);
 /// A server that has the export, or takes it in.
 struct DeviceServer {
   std::unique_ptr<server::ControlClient> client;
-  std::string name;  ///< of the export there
-  bool own = false;  ///< was started here, and is to go with the device
+  std::string name;     ///< of the export there
+  std::string control;  ///< path of its control socket, if it is `own`
+  bool own = false;     ///< was started here, and is to go with the device
 };
 /// The one of the store where it runs, else the one that has the volume, else a new one, as
 /// `export --detach` starts it, with a log of its own. Busy if a process has the volume that takes
 /// no commands.
 Task<Result<DeviceServer>> server_for(Context& context, Exported exported);
-/// Ends one that was started for a device unless clients still use it.
+/// Ends one that was started for a device unless clients or other devices still use it.
 Task<Result<void>> stop_unused(DeviceServer server);
 
 struct AttachOptions {
@@ -68,6 +69,8 @@ Task<Result<void>> refuse_attached(Store& store, std::string volume);
 Task<Result<void>> refuse_attached_image(Store& store, ImageId image);
 /// All of this user's, of every store.
 Task<Result<std::vector<attach::Attachment>>> all_attachments();
+/// Those of this store, by whatever path they were attached.
+Task<Result<std::vector<attach::Attachment>>> attachments_of(Store& store);
 
 /// Everything durable, then cut off, then its server stopped if it was started for it. Busy, with
 /// the users, if it is in use and not `force`d; then they get I/O errors.
