@@ -81,6 +81,10 @@ Task<void> limit_hello(Socket* socket, HelloWatch* watch) {
 
 }  // namespace
 
+bool nobody_listens(const Error& error) noexcept {
+  return error.sys_errno() == ECONNREFUSED || error.sys_errno() == ENOENT;
+}
+
 Task<Result<std::unique_ptr<ControlClient>>> ControlClient::connect(std::string path,
                                                                     std::chrono::seconds patience) {
   auto socket = co_await connect_unix(path);

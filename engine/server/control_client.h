@@ -18,6 +18,10 @@ namespace snap::server {
 /// up for ever.
 inline constexpr std::chrono::seconds kControlPatience{10};
 
+/// Whether connect() failed because there is no server at all. Any other failure may be that of one
+/// that is busy, stopped, or of another version, and has what it serves.
+bool nobody_listens(const Error& error) noexcept;
+
 /// Used by one task at a time.
 class ControlClient {
  public:

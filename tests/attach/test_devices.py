@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -221,6 +222,55 @@ def test_detach_flushes(snap):
     device = snap.attach("v", "--read-only")
     assert pathlib.Path(device).read_bytes()[:32 * MIB] == data
     snap("detach", "v")
+
+
+def test_detach_takes_nothing_from_a_server_that_does_not_answer(snap):
+    """It may have what no flush has made durable."""
+    snap("create", "v", "--size", "64M")
+    device = snap.attach("v", *(["--timeout", "100"] if VIA == "nbd" else []))
+    pid = snap.server_of(device)["pid"]
+    pathlib.Path(device).write_bytes(b"d" * 4 * MIB)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        snap("detach", "v", code=5, says=["has said nothing", "give -f"])
+        assert (snap.run / f"attached/{device[5:]}.json").exists() and device in attached_now()
+        assert snap.json("doctor")["findings"] == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    snap("detach", "v")
+    assert not snap.servers()
+
+
+def test_detach_makes_durable_what_a_server_that_died_had_answered(snap):
+    live = pathlib.Path(f"/dev/shm/snapctl-{os.geteuid()}")  # the live map goes once all is in the volume
+    snap("create", "v", "--size", "64M")
+    snap.attach("v")
+    snap("detach", "v")
+    before = set(os.listdir(live))
+    device = snap.attach("v")
+    pid = snap.server_of(device)["pid"]
+    pathlib.Path(device).write_bytes(b"d" * 4 * MIB)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}/exe"), "the server to die")
+    assert set(os.listdir(live)) > before
+    snap("detach", "v", says=["had died", "durable now"])
+    assert set(os.listdir(live)) == before
+    device = snap.attach("v")
+    assert pathlib.Path(device).read_bytes()[:4 * MIB] == b"d" * 4 * MIB
+    snap("detach", "v")
+    # Where another has it by now, that is said.
+    device = snap.attach("v")
+    pid = snap.server_of(device)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}/exe"), "the server to die")
+    with subprocess.Popen([PROGRAM, "export", "v"], env={**snap.env, "SNAPCTL_RUNTIME_DIR": str(snap.run / "other")},
+                          stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        snap("detach", "v", says=["could not be made durable", str(other.pid)])
+        other.terminate()
+    shutil.rmtree(snap.run / "other")
+    snap("doctor", "--fix")
+    (snap.run / "v.log").unlink(missing_ok=True)
 
 
 def test_fifty_in_a_row_leave_nothing(snap):

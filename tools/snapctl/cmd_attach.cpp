@@ -155,7 +155,9 @@ void add_detach(CLI::App& app, Context& context) {
   detach->footer(
       "Brings everything to the volume, durably, then cuts the device off and ends the server "
       "that\n"
-      "was started for it. Refuses a device that is mounted or otherwise in use.\n"
+      "was started for it. Refuses a device that is mounted or otherwise in use, or whose server "
+      "does\n"
+      "not answer. Where the server has died, what it had answered is made durable.\n"
       "Example:\n  " SNAPCTL_PROGRAM_NAME " detach web");
   set_action(detach, context, command, run_detach);
 }

@@ -188,7 +188,7 @@ Task<Result<void>> look_at_devices(Context& context, Attachments records,
       continue;
     }
     auto client = co_await server::ControlClient::connect(device.control);
-    if (client) continue;
+    if (client || !server::nobody_listens(client.error())) continue;
     const bool nbd = device.via == attach::Via::kNbd;
     found.trouble =
         fmt::format("'{}' has no server: {}", device.name, nbd ? "requests wait" : "requests fail");

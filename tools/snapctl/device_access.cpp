@@ -36,6 +36,8 @@ constexpr std::chrono::milliseconds kOpenersPause{50};
 constexpr int kUnusedTries = 100;
 constexpr std::chrono::milliseconds kUnusedPause{10};
 constexpr unsigned kMostConnections = 4;
+// Begins what a record says of a volume (ServedItem::content); its id follows.
+constexpr std::string_view kVolumeContent = "volume ";
 
 Task<Result<Attachments>> attachments() {
   auto dir = co_await server::runtime_dir();
@@ -399,10 +401,50 @@ Task<Result<void>> wait_for_users(std::string device) {
   }
 }
 
-/// For a device whose server has died.
-Result<void> cut_off_dead(const Attachment& device) {
+/// For a device whose server has died, or does not answer.
+Result<void> cut_off_here(const Attachment& device) {
   if (!attach::in_place(device)) return {};  // it is another's by now
   return attach::cut_off(device.device);
+}
+
+/// Opens the volume and closes it: what a server that died had answered is in it, but no flush has
+/// made it durable.
+Task<Result<void>> make_durable(Attachment device) {
+  Store::OpenOptions options;
+  options.create = false;
+  auto store = co_await Store::open(device.store, options);
+  if (!store) co_return store.error();
+  auto volume = co_await (*store)->volume(device.name);
+  if (!volume) co_return volume.error();
+  if (std::string(kVolumeContent) + volume->record.id != device.content)
+    co_return Error(ErrorCode::kNotFound, "there is another volume '" + device.name + "' now");
+  Holder self;
+  self.pid = ::getpid();
+  auto open = co_await (*store)->open_volume(volume->record.name, self);
+  if (!open) co_return open.error();
+  co_return co_await (*open)->close();
+}
+
+/// The last of a device whose server has died. What the volume's next user does anyhow is no error
+/// if it cannot be done here.
+Task<Result<void>> settle_dead(Context& context, Attachment device, bool force) {
+  if (!device.content.starts_with(kVolumeContent)) co_return Result<void>();
+  auto durable = co_await make_durable(device);
+  if (durable) {
+    context.note(
+        fmt::format("the server of {} had died: what it had answered is durable now, what "
+                    "had not reached it is lost",
+                    device.device));
+    co_return durable;
+  }
+  const Error error = durable.error().with_context(
+      fmt::format("the server of {} had died, and what it had answered could not be made durable",
+                  device.device));
+  const bool left_to_others =
+      error.code() == ErrorCode::kBusy || error.code() == ErrorCode::kNotFound;
+  if (!force && !left_to_others) co_return error;
+  context.note(error.message());
+  co_return Result<void>();
 }
 
 }  // namespace
@@ -419,6 +461,16 @@ Task<Result<void>> detach_device(Context& context, Attachment device, bool force
   server.own = device.own_server;
   auto client = co_await server::ControlClient::connect(device.control);
   if (client) server.client = std::move(*client);
+  const bool dead = !client && server::nobody_listens(client.error());
+  if (!client && !dead) {
+    if (!force)
+      co_return Error(client.error().code(),
+                      client.error().message() +
+                          "; wait for it, or end it, or give -f: then what is not in the volume "
+                          "yet is lost");
+    context.note(
+        fmt::format("nothing of {} was flushed: {}", device.device, client.error().message()));
+  }
   const bool there = co_await offload([&] { return attach::in_place(device); });
   if (there && !force) {
     auto unused = co_await wait_for_users(device.device);
@@ -432,7 +484,7 @@ Task<Result<void>> detach_device(Context& context, Attachment device, bool force
   Result<void> done;
   if (server.client) done = co_await server::remote_detach(*server.client, device.device);
   if (!server.client || (!done && force))
-    done = co_await offload([&] { return cut_off_dead(device); });
+    done = co_await offload([&] { return cut_off_here(device); });
   if (!done) co_return done;
   if (there) {
     auto gone =
@@ -442,6 +494,7 @@ Task<Result<void>> detach_device(Context& context, Attachment device, bool force
   }
   auto removed = co_await offload([&] { return records->remove(device.device); });
   if (!removed) co_return removed;
+  if (dead) co_return co_await settle_dead(context, std::move(device), force);
   if (!server.client) co_return Result<void>();
   co_return co_await stop_unused(std::move(server));
 }
@@ -468,6 +521,8 @@ Task<Result<void>> reconnect_device(Context& context, Attachment device) {
   if (client) {
     server.client = std::move(*client);
     server.own = device.own_server;
+  } else if (!server::nobody_listens(client.error())) {
+    co_return client.error();
   } else {
     auto store = co_await context.store();
     if (!store) co_return store.error();

@@ -73,7 +73,9 @@ Task<Result<std::vector<attach::Attachment>>> all_attachments();
 Task<Result<std::vector<attach::Attachment>>> attachments_of(Store& store);
 
 /// Everything durable, then cut off, then its server stopped if it was started for it. Busy, with
-/// the users, if it is in use and not `force`d; then they get I/O errors.
+/// the users, if it is in use and not `force`d; then they get I/O errors. Nor is a device taken
+/// from a server that does not answer, unless `force`d; of one that has died what it had answered
+/// is made durable, and that is said.
 Task<Result<void>> detach_device(Context& context, attach::Attachment device, bool force);
 
 /// Gives an nbd device that has lost its server another.
