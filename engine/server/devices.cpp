@@ -359,6 +359,28 @@ Task<Result<void>> Devices::reconnect(std::string device) {
   co_return co_await reconnect_one(std::move(*record));
 }
 
+/// The kernel takes as many as it has lost. Those that it still has go on telling the link that
+/// they were made with, so that is the new ones' too.
+Task<Result<void>> Devices::offer_connections(attach::Attachment record,
+                                              std::shared_ptr<nbd::Export> from) {
+  const auto known = links_.find(record.device);
+  const auto link = known != links_.end() ? known->second : std::make_shared<Link>();
+  const bool lost = link->lost.exchange(false);  // before: what is lost from here on counts
+  auto sockets = connect_workers(record.connections, from, link);
+  Result<void> done;
+  if (!sockets) {
+    done = sockets.error();
+  } else {
+    done = co_await offload([&] { return reconnect_kernel(record, *sockets); });
+  }
+  if (done) {
+    links_[record.device] = link;
+  } else if (lost) {
+    link->lost = true;
+  }
+  co_return done;
+}
+
 Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
   if (record.via != attach::Via::kNbd)
     co_return Error(ErrorCode::kUnsupported,
@@ -372,12 +394,8 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
     co_return Error(ErrorCode::kExists,
                     record.device + " was made of another '" + record.name +
                         "' than there is now, and must not go on with this one; 'detach -f' it");
-  auto link = std::make_shared<Link>();
-  auto sockets = connect_workers(record.connections, opened->from, link);
-  if (!sockets) co_return sockets.error();
-  auto done = co_await offload([&] { return reconnect_kernel(record, *sockets); });
-  if (!done) co_return done;
-  links_[record.device] = std::move(link);
+  auto offered = co_await offer_connections(record, opened->from);
+  if (!offered) co_return offered;
   // It may have grown while no server had the device, or one that died before it told the kernel.
   const bool grown = size > record.size;
   if (grown) {

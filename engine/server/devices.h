@@ -75,7 +75,7 @@ class Devices {
 
  private:
   struct FuseServing;
-  /// Of the connections of one nbd device.
+  /// Of the connections of one nbd device: of all that it has had from this server.
   struct Link {
     std::atomic<bool> lost{false};
   };
@@ -95,6 +95,8 @@ class Devices {
                                                attach::Attachment record);
   Task<Result<std::vector<attach::Attachment>>> records_of_store();
   Task<Result<attach::Attachment>> find(std::string device);
+  Task<Result<void>> offer_connections(attach::Attachment record,
+                                       std::shared_ptr<nbd::Export> from);
   Task<Result<void>> reconnect_one(attach::Attachment record);
   Task<bool> look_after(bool all);
   Task<void> watch(std::shared_ptr<FuseServing> serving);

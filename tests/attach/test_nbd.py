@@ -150,17 +150,21 @@ def test_a_stuck_server_is_given_up(snap):
     snap("detach", "-f", "v")
 
 
-def test_a_slow_server_gets_its_connections_back(snap):
+@pytest.mark.parametrize("reconnected", [False, True])
+def test_a_slow_server_gets_its_connections_back(snap, reconnected):
     """What the kernel has given up for lost in the meantime goes on by itself, and no old write comes late."""
     snap("create", "v", "--size", "64M")
-    device = snap.attach("v", "--connections", "2", "--timeout", "1", "--dead-timeout", "100")
+    device = snap.attach("v", "--connections", "2", "--timeout", "1", "--dead-timeout", "30")
+    if reconnected:  # it has lost nothing, and takes nothing
+        assert snap("attach", "--reconnect", "v") == device
     load = fio(device, "--rate=8m")
     pid = snap.server_of(device)["pid"]
     for _ in range(2):
         time.sleep(1)
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(3)
+        time.sleep(5)
         os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: connections(snap.server_of(device)) == 2, "both connections")
     finish(load)
     assert snap.server_of(device)["pid"] == pid
     snap("detach", "v")
