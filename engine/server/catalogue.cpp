@@ -8,6 +8,8 @@ namespace snap::server {
 
 namespace {
 
+constexpr std::string_view kImageContent = "image ";  // its id follows
+
 ServedItem served_volume(ServeItem item, const VolumeRecord& record) {
   ServedItem out;
   out.name = export_name_of(item);
@@ -47,7 +49,7 @@ ServedItem served_image(ServeItem item, const Image& image) {
   out.description = "image " + (image.tags.empty() ? image.id.str() : out.name);
   out.size = image.size;
   out.identity = "image " + image.id.hex() + " " + out.name;
-  out.content = "image " + image.id.hex();
+  out.content = std::string(kImageContent) + image.id.hex();
   out.item = std::move(item);
   out.item.name = image.id.hex();
   return out;
@@ -127,6 +129,24 @@ Task<Result<ServedItem>> Catalogue::find(std::string name) {
     if (name.empty() || item.name == name) co_return item;
   }
   co_return no_export(name);
+}
+
+Task<Result<ServedItem>> Catalogue::find_again(std::string name, std::string content) {
+  auto named = co_await find(name);
+  if (named && named->content == content) co_return named;
+  for (const ServedItem& item : items_) {
+    if (item.content == content) co_return item;
+  }
+  if (whole_store_ && content.starts_with(kImageContent)) {
+    ServeItem image;
+    image.kind = ServeItem::Kind::kImage;
+    image.name = content.substr(kImageContent.size());
+    image.export_name = name;
+    auto found = co_await look_at(std::move(image));
+    if (found || found.error().code() != ErrorCode::kNotFound) co_return found;
+  }
+  if (!named) co_return named;
+  co_return Error(ErrorCode::kExists, "there is another '" + name + "' now than there was");
 }
 
 Task<Result<ServedItem>> Catalogue::find_in_store(std::string name) {

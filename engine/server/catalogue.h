@@ -29,6 +29,9 @@ class Catalogue {
   Task<Result<std::vector<ServedItem>>> list();
   /// By the exact name of the export; empty: the default one. NotFound if there is none.
   Task<Result<ServedItem>> find(std::string name);
+  /// What had this name when it was `content`: an image also if its tag is another's by now. Exists
+  /// if the name has something else, and this is nowhere.
+  Task<Result<ServedItem>> find_again(std::string name, std::string content);
 
  private:
   Task<Result<ServedItem>> look_at(ServeItem item);

@@ -46,6 +46,12 @@ Error stopping_error() {
   return Error(ErrorCode::kCancelled, "the server is shutting down");
 }
 
+Error another(const attach::Attachment& record) {
+  return Error(ErrorCode::kExists,
+               record.device + " was made of another '" + record.name +
+                   "' than there is now, and must not go on with this one; 'detach -f' it");
+}
+
 std::vector<int> numbers_of(const std::vector<UniqueFd>& fds) {
   std::vector<int> out;
   for (const UniqueFd& fd : fds)
@@ -135,12 +141,10 @@ Devices::Devices(Catalogue& catalogue, OpenItems& open, WorkerPool& workers, Opt
 
 Devices::~Devices() = default;
 
-Task<Result<Devices::Opened>> Devices::find_and_open(std::string name, bool read_only) {
-  auto item = co_await catalogue_.find(std::move(name));
-  if (!item) co_return item.error();
+Task<Result<Devices::Opened>> Devices::open(ServedItem item, bool read_only) {
   Opened out;
-  out.content = item->content;
-  auto from = co_await open_export(open_, std::move(*item), read_only || options_.read_only);
+  out.content = item.content;
+  auto from = co_await open_export(open_, std::move(item), read_only || options_.read_only);
   if (!from) co_return from.error();
   out.from = std::move(*from);
   co_return out;
@@ -179,7 +183,9 @@ Task<Result<attach::Attachment>> Devices::attach(DeviceWish wish) {
       co_return Error(ErrorCode::kInvalidArgument,
                       "a timeout has 0 to " + std::to_string(kLongestTimeout.count()) + " seconds");
   }
-  auto opened = co_await find_and_open(wish.name, wish.read_only);
+  auto item = co_await catalogue_.find(wish.name);
+  if (!item) co_return item.error();
+  auto opened = co_await open(std::move(*item), wish.read_only);
   if (!opened) co_return opened.error();
   const bool nbd = wish.via == attach::Via::kNbd;
   attach::Attachment record;
@@ -387,13 +393,13 @@ Task<Result<void>> Devices::reconnect_one(attach::Attachment record) {
                     record.device +
                         " is a loop device, which does not outlive its server: detach "
                         "it and attach it again");
-  auto opened = co_await find_and_open(record.name, record.read_only);
+  auto item = co_await catalogue_.find_again(record.name, record.content);
+  if (!item && item.error().code() == ErrorCode::kExists) co_return another(record);
+  if (!item) co_return item.error();
+  auto opened = co_await open(std::move(*item), record.read_only);
   if (!opened) co_return opened.error();
-  const std::uint64_t size = opened->from->size();
-  if (opened->content != record.content || size < record.size)
-    co_return Error(ErrorCode::kExists,
-                    record.device + " was made of another '" + record.name +
-                        "' than there is now, and must not go on with this one; 'detach -f' it");
+  const std::uint64_t size = opened->from->size();  // the catalogue's may be that of the start
+  if (size < record.size) co_return another(record);
   auto offered = co_await offer_connections(record, opened->from);
   if (!offered) co_return offered;
   // It may have grown while no server had the device, or one that died before it told the kernel.

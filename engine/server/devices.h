@@ -85,7 +85,7 @@ class Devices {
     std::string content;
   };
 
-  Task<Result<Opened>> find_and_open(std::string name, bool read_only);
+  Task<Result<Opened>> open(ServedItem item, bool read_only);
   Result<std::vector<UniqueFd>> connect_workers(unsigned connections,
                                                 const std::shared_ptr<nbd::Export>& from,
                                                 const std::shared_ptr<Link>& link);

@@ -1,5 +1,6 @@
 """What only nbd has: servers that die, are replaced, or never come back; connections; named devices."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -155,6 +156,7 @@ def test_a_slow_server_gets_its_connections_back(snap, reconnected):
     """What the kernel has given up for lost in the meantime goes on by itself, and no old write comes late."""
     snap("create", "v", "--size", "64M")
     device = snap.attach("v", "--connections", "2", "--timeout", "1", "--dead-timeout", "30")
+    snap("resize", "v", "80M")
     if reconnected:  # it has lost nothing, and takes nothing
         assert snap("attach", "--reconnect", "v") == device
     load = fio(device, "--rate=8m")
@@ -168,6 +170,36 @@ def test_a_slow_server_gets_its_connections_back(snap, reconnected):
     finish(load)
     assert snap.server_of(device)["pid"] == pid
     snap("detach", "v")
+
+
+@pytest.mark.parametrize("server", ["own", "serve"])
+def test_an_image_goes_on_when_its_tag_has_moved(snap, tmp_path, server):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(os.urandom(8 * MIB))
+    second.write_bytes(os.urandom(8 * MIB))
+    snap("import", first, "a:1")
+    with snap.serve() if server == "serve" else contextlib.nullcontext() as serve:
+        device = snap.attach("a:1", "--dead-timeout", "20")
+        snap("import", second, "a:1")
+        if serve:
+            serve.stop()
+            serve.start()
+            wait_for(lambda: connections(snap.server_of(device)) > 0, "it to be reconnected")
+        else:
+            pid = snap.server_of(device)["pid"]
+            snap("restart", device)
+            assert snap.server_of(device)["pid"] != pid
+        with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
+            f.write("3")
+        assert pathlib.Path(device).read_bytes() == first.read_bytes()
+        if not serve:
+            kill_server(snap, device)
+            assert snap("attach", "--reconnect", device) == device
+            assert pathlib.Path(device).read_bytes() == first.read_bytes()
+        snap("detach", device)
+    snap("doctor", "--fix")  # what the killed one left
+    for log in snap.run.glob("*.log"):
+        log.unlink()
 
 
 def test_disconnected_behind_our_back(snap):

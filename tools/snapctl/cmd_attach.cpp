@@ -183,6 +183,9 @@ Task<Result<int>> run_restart(Context& context, RestartCommand command) {
         fmt::format("restart: the server of {} was not started by attach (pid {}); restart it as "
                     "it was started: the device waits, and has its connections back by itself",
                     device->device, (*client)->server().pid));
+  // Without a server that can take its place the old one stays.
+  auto exported = co_await find_attached(context, *device);
+  if (!exported) co_return exported.error().with_context("restart");
   if (client) {
     auto stopped = co_await server::remote_stop(**client);
     if (!stopped) co_return stopped.error().with_context("restart");

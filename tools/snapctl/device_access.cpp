@@ -12,6 +12,7 @@
 #include "engine/attach/block_device.h"
 #include "engine/attach/nbd_netlink.h"
 #include "engine/base/json_value.h"
+#include "engine/server/catalogue.h"
 #include "engine/server/endpoint.h"
 #include "engine/server/remote.h"
 #include "engine/server/volume_server.h"
@@ -499,6 +500,24 @@ Task<Result<void>> detach_device(Context& context, Attachment device, bool force
   co_return co_await stop_unused(std::move(server));
 }
 
+Task<Result<Exported>> find_attached(Context& context, Attachment device) {
+  auto store = co_await context.store();
+  if (!store) co_return store.error();
+  const std::string path = (*store)->path();
+  const bool its = co_await offload([&] { return attach::is_of_store(device, path); });
+  if (!its)
+    co_return Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{} is of another store: give --store {}", device.device, device.store));
+  server::Catalogue catalogue(**store);
+  auto item = co_await catalogue.find_again(device.name, device.content);
+  if (!item) co_return item.error().with_context(device.device);
+  auto named = co_await catalogue.find(device.name);
+  if (named && named->content == device.content)
+    co_return co_await find_exported(**store, device.name);
+  co_return co_await find_exported(**store, "image:" + item->item.name);
+}
+
 Task<Result<void>> reconnect_device(Context& context, Attachment device) {
   if (::geteuid() != 0) co_return not_root();
   if (device.via != Via::kNbd)
@@ -524,15 +543,7 @@ Task<Result<void>> reconnect_device(Context& context, Attachment device) {
   } else if (!server::nobody_listens(client.error())) {
     co_return client.error();
   } else {
-    auto store = co_await context.store();
-    if (!store) co_return store.error();
-    const std::string path = (*store)->path();
-    const bool its = co_await offload([&] { return attach::is_of_store(device, path); });
-    if (!its)
-      co_return Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("{} is of another store: give --store {}", device.device, device.store));
-    auto exported = co_await find_exported(**store, device.name);
+    auto exported = co_await find_attached(context, device);
     if (!exported) co_return exported.error();
     auto found = co_await server_for(context, std::move(*exported));
     if (!found) co_return found.error();

@@ -78,6 +78,9 @@ Task<Result<std::vector<attach::Attachment>>> attachments_of(Store& store);
 /// is made durable, and that is said.
 Task<Result<void>> detach_device(Context& context, attach::Attachment device, bool force);
 
+/// What a server of the device has to have: the very thing that was attached, an image also if its
+/// tag has moved on. Exists if its name has something else now, and this is nowhere.
+Task<Result<Exported>> find_attached(Context& context, attach::Attachment device);
 /// Gives an nbd device that has lost its server another.
 Task<Result<void>> reconnect_device(Context& context, attach::Attachment device);
 
