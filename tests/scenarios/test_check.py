@@ -394,6 +394,19 @@ def test_a_store_is_not_backed_up_to_itself_by_whatever_path(snap, tmp_path):
     snap.image("base:1", b"b" * MIB)  # it is still a store
 
 
+def test_a_backup_goes_on_by_whatever_path_its_store_is_named(snap, tmp_path):
+    snap.image("base:1", b"b" * MIB)
+    (tmp_path / "link").symlink_to(snap.store)
+    for path in (tmp_path / "link", tmp_path / "link/../link", snap.store):
+        Snap(path, snap.sockets)("backup", tmp_path / "copy")
+    marker = tmp_path / "copy/backup"
+    assert json.loads(marker.read_text()) == {"source": str(snap.store)}
+    marker.write_text(json.dumps({"source": str(tmp_path / "link")}))  # as releases before had it
+    snap("backup", tmp_path / "copy")
+    marker.write_text(json.dumps({"source": str(tmp_path / "elsewhere")}))
+    snap.fails("backup", tmp_path / "copy", code=64, says=["elsewhere"])
+
+
 def test_a_backup_of_a_volume_that_is_being_written_to_has_what_was_flushed(snap, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
