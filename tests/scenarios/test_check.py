@@ -404,7 +404,7 @@ def test_a_backup_goes_on_by_whatever_path_its_store_is_named(snap, tmp_path):
     marker.write_text(json.dumps({"source": str(tmp_path / "link")}))  # as releases before had it
     snap("backup", tmp_path / "copy")
     marker.write_text(json.dumps({"source": str(tmp_path / "elsewhere")}))
-    snap.fails("backup", tmp_path / "copy", code=64, says=["elsewhere"])
+    snap.fails("backup", tmp_path / "copy", code=64, says="it is a backup of the store")
 
 
 def test_a_backup_of_a_volume_that_is_being_written_to_has_what_was_flushed(snap, tmp_path):

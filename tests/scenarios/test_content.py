@@ -152,14 +152,32 @@ def test_a_conversion_that_fails_leaves_what_was_there(changed, tmp_path, existe
     assert not existed or out.read_bytes() == b"precious"
 
 
+def test_a_conversion_that_is_interrupted_leaves_nothing(changed, tmp_path):
+    programs, temporary = tmp_path / "bin", tmp_path / "began"
+    programs.mkdir()
+    script = programs / "qemu-img"
+    script.write_text(f'#!/bin/sh\nfor last; do :; done\necho half > "$last"\necho "$last" > {temporary}\nsleep 60\n')
+    script.chmod(0o755)
+    out = tmp_path / "disk.qcow2"
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    done = changed.popen("dump", "web", out, "-O", "qcow2", env=env, stderr=subprocess.PIPE)
+    wait_for(lambda: temporary.exists() and temporary.read_text().endswith("\n"))
+    done.terminate()
+    _, err = done.communicate(timeout=60)
+    assert done.returncode == 130, err
+    assert beside(out) == []
+    folder = os.path.dirname(temporary.read_text().strip())
+    assert not os.path.exists(folder) or folder == str(tmp_path), "the folder of the link is still there"
+
+
 def test_a_dump_replaces_the_target_of_a_link_and_keeps_its_mode(changed, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     target, link = folder / "disk.raw", tmp_path / "link"
     link.symlink_to("elsewhere/disk.raw")
     content = changed.content("web")
-    changed("dump", "web", link)  # whose target is not there yet
-    assert link.is_symlink() and target.read_bytes() == content
+    changed.fails("dump", "web", link, code=4, says=["link", "leads nowhere"])  # its target is not there yet
+    assert beside(target) == []
     target.write_bytes(b"old")
     target.chmod(0o640)
     if os.geteuid() == 0:
@@ -168,6 +186,37 @@ def test_a_dump_replaces_the_target_of_a_link_and_keeps_its_mode(changed, tmp_pa
     assert link.is_symlink() and target.read_bytes() == content and beside(target) == ["disk.raw"]
     assert target.stat().st_mode & 0o7777 == 0o640
     assert os.geteuid() != 0 or (target.stat().st_uid, target.stat().st_gid) == (1234, 4321)
+
+
+def test_a_dump_goes_through_no_link_that_the_kernel_does_not_follow(changed, tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.symlink_to(b)
+    b.symlink_to(a)
+    changed.fails("dump", "web", a, code=1, says=["write to", "Too many levels of symbolic links"])
+    # One that it refuses (protected_symlinks), whatever can be found out of where it leads.
+    secret, link = tmp_path / "secret", tmp_path / "link"
+    secret.write_bytes(b"secret")
+    link.symlink_to(secret)
+    refused = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", link, "-e", "inject=newfstatat:error=EACCES"]
+    done = changed.popen("dump", "web", link, prefix=refused, stderr=subprocess.PIPE)
+    _, err = done.communicate(timeout=60)
+    assert done.returncode not in (0, None) and b"Permission denied" in err, err
+    assert secret.read_bytes() == b"secret" and a.is_symlink() and link.is_symlink()
+    assert not list(tmp_path.glob("*.partial-*"))
+
+
+def test_a_dump_to_what_cannot_be_replaced_is_written_in_place(changed, tmp_path):
+    assert os.geteuid() == 0, "only root may mount a file: run the tests as root"
+    source, point = tmp_path / "source", tmp_path / "point"
+    source.write_bytes(b"longer than nothing")
+    point.write_bytes(b"")
+    sh("mount", "--bind", source, point)
+    try:
+        changed("dump", "web", point)
+        assert point.read_bytes() == changed.content("web")
+    finally:
+        sh("umount", point)
+    assert source.read_bytes() == changed.content("web") and point.read_bytes() == b""
 
 
 def test_a_dump_to_what_has_no_name_is_written_in_place(changed, tmp_path):

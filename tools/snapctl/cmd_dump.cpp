@@ -88,7 +88,9 @@ void add_dump_commands(CLI::App& app, Context& context) {
   dump->footer(
       "A raw file is sparse: what reads zero is a hole. A file has its name, and replaces what "
       "had\n"
-      "it, once it is whole; meanwhile it is FILE.partial-..., beside it.\n"
+      "it, once it is whole; meanwhile it is FILE.partial-..., beside it. One that cannot be\n"
+      "replaced (mounted, or in a folder that takes no files) is written in place, as is a "
+      "device.\n"
       "Examples:\n"
       "  " SNAPCTL_PROGRAM_NAME
       " dump base:1 disk.raw\n"

@@ -1,10 +1,13 @@
 // See convert.h.
 #include "tools/snapctl/convert.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "engine/io/sync.h"
@@ -13,6 +16,7 @@
 #include "engine/server/server.h"
 #include "engine/store/program.h"
 #include "snap/event_loop.h"
+#include "tools/snapctl/child_process.h"
 
 namespace snap::cli {
 
@@ -61,12 +65,42 @@ Task<void> run_server(server::Server* server, WaitGroup* running) {
   running->done();
 }
 
+/// What a program wrote to `errors`: the end of it, in one line if it is one.
+std::string said(int errors) {
+  constexpr off_t kMost = 4096;
+  const off_t size = ::lseek(errors, 0, SEEK_END);
+  std::string text(static_cast<std::size_t>(std::clamp<off_t>(size, 0, kMost)), '\0');
+  const ssize_t n = ::pread(errors, text.data(), text.size(), std::max<off_t>(size - kMost, 0));
+  text.resize(n < 0 ? 0 : static_cast<std::size_t>(n));
+  while (!text.empty() && (text.back() == '\n' || text.back() == ' '))
+    text.pop_back();
+  return text;
+}
+
+/// Ends it, and waits for its end, once this program is interrupted.
+Result<void> run_until_interrupted(const std::vector<std::string>& argv, const std::string& file) {
+  const UniqueFd quiet(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const UniqueFd errors(::memfd_create("errors", MFD_CLOEXEC));
+  if (!quiet || !errors) return Error::from_errno(errno, "run " + argv[0]);
+  ChildProcess::Options options;
+  options.environment = {{"LC_ALL", "C"}, {"LANGUAGE", ""}};
+  options.input = options.output = quiet.get();
+  options.errors = errors.get();
+  options.own_group = true;
+  auto child = ChildProcess::start(argv, std::move(options));
+  if (!child) return child.error();
+  auto code = child->wait_unless_interrupted();
+  if (!code) return code.error();
+  if (*code == 0) return {};
+  std::string why = said(errors.get());
+  if (why.empty()) why = fmt::format("{} ended with {}", argv[0], *code);
+  return Error(ErrorCode::kIo, fmt::format("write {}: {}", file, why));
+}
+
 Task<Result<void>> run_convert(std::vector<std::string> argv, std::string file) {
-  auto ended = co_await offload([&argv] { return run_program(argv); });
-  if (!ended) co_return ended.error();
-  if (ended->exit_code != 0)
-    co_return Error(ErrorCode::kIo, fmt::format("write {}: {}", file, ended->errors));
-  co_return Result<void>();
+  auto running = [&argv, &file] { return run_until_interrupted(argv, file); };
+  auto ended = co_await offload(running);
+  co_return ended;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // See output_file.h.
 #include "tools/snapctl/output_file.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -33,7 +34,7 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-/// Where the symbolic links lead that `path` is, whether something is there or not.
+/// Where the symbolic links lead that `path` is.
 std::string followed(std::string path) {
   std::array<char, PATH_MAX> target;
   for (int links = 0; links < kMostLinks; ++links) {
@@ -45,20 +46,38 @@ std::string followed(std::string path) {
   return path;
 }
 
+/// Whether another file can take its name: not where it is mounted, alone or in a folder that takes
+/// no files.
+bool is_replaceable(const std::string& file) {
+  struct statx st {};
+  if (::statx(AT_FDCWD, file.c_str(), AT_SYMLINK_NOFOLLOW, STATX_TYPE, &st) != 0) return false;
+  return (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) == 0 &&
+         ::access(folder_of(file).c_str(), W_OK | X_OK) == 0;
+}
+
 Result<Place> find_place(const std::string& path) {
   Place place;
-  const std::string target = followed(path);
+  std::string target = path;
   struct stat st {};
   struct stat there {};
+  // The kernel decides whether a link may be followed (protected_symlinks); what is found out here
+  // of where it leads counts only if that is what the kernel found.
   if (::stat(path.c_str(), &st) == 0) {
+    target = followed(path);
     // What /dev/stdout leads to may have no name any more.
-    const bool same = ::stat(target.c_str(), &there) == 0 && there.st_dev == st.st_dev &&
+    const bool same = ::lstat(target.c_str(), &there) == 0 && there.st_dev == st.st_dev &&
                       there.st_ino == st.st_ino;
-    place.in_place = !S_ISREG(st.st_mode) || !same;
+    place.in_place = !S_ISREG(st.st_mode) || !same || !is_replaceable(target);
     if (!place.in_place) place.before = st;
     // That its folder takes new files does not mean that this one may be changed.
     if (place.before && ::access(path.c_str(), W_OK) != 0)
       return Error::from_errno(errno, "write to " + path);
+  } else if (errno != ENOENT) {
+    return Error::from_errno(errno, "write to " + path);
+  } else if (::lstat(path.c_str(), &there) == 0) {
+    return Error(ErrorCode::kNotFound, "write to " + path +
+                                           ": it is a link that leads nowhere; remove it, or give "
+                                           "the path that it is to lead to");
   }
   place.folder = folder_of(target);
   place.name = target.substr(target.rfind('/') + 1);  // npos + 1 is 0

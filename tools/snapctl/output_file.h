@@ -11,8 +11,9 @@
 namespace snap::cli {
 
 /// What is to have a path, under a name of its own beside it until publish(): whoever finds the
-/// path finds what was there before, or all. A symbolic link is followed. What is no regular file
-/// (a block device, say) is written in place.
+/// path finds what was there before, or all. A symbolic link to a file is followed. What is no
+/// regular file (a block device, say), or cannot be replaced where it is (a mounted file, a folder
+/// that takes no files), is written in place.
 class OutputFile {
  public:
   /// Makes the file, with the mode and owner of the one that it is to replace. Nothing is at `path`
