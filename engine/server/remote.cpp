@@ -41,8 +41,9 @@ Task<Result<Volume::Pause>> remote_snapshot(ControlClient& server, std::string v
   co_return decode_pause(*result);
 }
 
-Task<Result<void>> remote_make_room(ControlClient& server, std::string volume) {
-  std::string args = encode_volume_args({volume, std::string(), 0});
+Task<Result<void>> remote_make_room(ControlClient& server, std::string volume,
+                                    Store::CommitOptions how) {
+  std::string args = encode_commit_args(volume, how);
   auto result = co_await call_quietly(server, "make-room", std::move(args));
   if (!result) co_return result.error();
   co_return Result<void>();

@@ -18,7 +18,7 @@
 //             "zstd_level","rate_limit"}             {"image","manifest","size","created","author",
 //             "tags":[],"layer":{"blob","content","file_size"},"pause","total","packed"}
 //   snapshot  {"volume","name"}                      {"pause"}
-//   make-room {"volume"}                             {}
+//   make-room as commit                              {}
 //   freeze    {"volume"}                             {"pause"}
 //   clone     {"volume","name"}                      {"name","id","size"}
 //   resize    {"volume","size"}                      {"size"}
@@ -47,7 +47,8 @@ Task<Result<Store::Committed>> remote_commit(ControlClient& server, std::string 
 Task<Result<Volume::Pause>> remote_snapshot(ControlClient& server, std::string volume,
                                             std::string name);
 /// As Store::make_room.
-Task<Result<void>> remote_make_room(ControlClient& server, std::string volume);
+Task<Result<void>> remote_make_room(ControlClient& server, std::string volume,
+                                    Store::CommitOptions how);
 /// As Store::freeze.
 Task<Result<Volume::Pause>> remote_freeze(ControlClient& server, std::string volume);
 /// As Store::clone. The record has name, id and size only.

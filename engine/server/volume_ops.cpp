@@ -44,11 +44,12 @@ Task<Result<std::string>> do_snapshot(Served* served, std::string json) {
 }
 
 Task<Result<std::string>> do_make_room(Served* served, std::string json) {
-  auto args = decode_volume_args(json);
+  auto args = decode_commit_args(json);
   if (!args) co_return args.error();
   auto lease = co_await use_volume(served, args->volume);
   if (!lease) co_return lease.error();
-  auto done = co_await served->store->make_room(*(*lease)->writable);
+  OpenVolume& volume = *(*lease)->writable;
+  auto done = co_await served->store->make_room(volume, std::move(args->options));
   if (!done) co_return done.error();
   co_return std::string("{}");
 }

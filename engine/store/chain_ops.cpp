@@ -165,12 +165,18 @@ Task<Result<void>> make_room(Store& store, OpenVolume::Impl& volume, PackOptions
 }
 
 Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& volume) {
+  PackOptions packing;
+  auto turn = co_await lock_with_room(store, volume, std::move(packing));
+  co_return turn;
+}
+
+Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& volume,
+                                               PackOptions packing) {
   AsyncMutex::Guard changing = co_await volume.changing.lock();
   if (volume.stored.record.sealed.size() < kMaxSealedDeltas) co_return std::move(changing);
   changing.release();
   AsyncMutex::Guard committing = co_await volume.committing.lock();
   changing = co_await volume.changing.lock();
-  PackOptions packing;
   auto room = co_await make_room(store, volume, std::move(packing));
   if (!room) co_return room.error();
   co_return std::move(changing);

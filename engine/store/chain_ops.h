@@ -42,6 +42,9 @@ Task<Result<Volume::Pause>> push_delta(OpenVolume::Impl& volume, VolumeRecord ne
 Task<Result<void>> make_room(Store& store, OpenVolume::Impl& volume, PackOptions packing);
 /// volume.changing, with room for one more sealed delta. Waits for a commit only where it must.
 Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& volume);
+/// The same; what has to be packed is as `packing` says.
+Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& volume,
+                                               PackOptions packing);
 
 /// Bytes of data in the delta on top and the sealed ones, each block once.
 Task<std::uint64_t> data_above_image(Volume::Parts parts);

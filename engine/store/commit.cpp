@@ -171,6 +171,7 @@ Task<Result<Store::Committed>> Commit::run() {
   PackOptions older;  // what has to be packed before the seal is not the work that is told of
   older.encoding = pack_options().encoding;
   older.zstd_level = options_.zstd_level;
+  older.cancelled = [this] { return progress_.is_cancelled(); };
   auto sealed = co_await seal(store_, volume_, std::move(older));
   if (!sealed) co_return sealed.error();
   sealed_ = std::move(*sealed);

@@ -565,14 +565,14 @@ TEST_CASE("who makes room before a snapshot finds nothing left to pack") {
   Limited s(std::nullopt, std::nullopt);
   s.rig.create("v", std::nullopt, 8 * kMiB);
   std::unique_ptr<OpenVolume> volume = s.rig.open("v");
-  must(s.rig.run(s.rig.store->make_room(*volume)));
+  must(s.rig.run(s.rig.store->make_room(*volume, {})));
   for (std::size_t i = 0; i < kMaxSealedDeltas; ++i) {
     must(s.write(*volume, i * kBlockSize, kBlockSize, i));
     must(s.snapshot(*volume, "s" + std::to_string(i)));
   }
   must(s.write(*volume, 0, kBlockSize, 9));
   const Bytes before = s.rig.content(*volume);
-  must(s.rig.run(s.rig.store->make_room(*volume)));
+  must(s.rig.run(s.rig.store->make_room(*volume, {})));
   CHECK(volume->record().sealed.empty());
   const std::size_t blobs = s.rig.entries({"blobs", "sha256"}).size();
   must(s.snapshot(*volume, "last"));
@@ -580,6 +580,33 @@ TEST_CASE("who makes room before a snapshot finds nothing left to pack") {
   CHECK(s.rig.content(*volume) == before);
   s.rig.close(std::move(volume));
   check_no_leftovers(s.rig);
+}
+
+TEST_CASE("who makes room for a commit that compresses gets a layer that is compressed") {
+  std::vector<std::uint64_t> sizes;
+  for (const bool compress : {false, true}) {
+    Limited s(std::nullopt, std::nullopt);
+    s.rig.create("v", std::nullopt, 8 * kMiB);
+    std::unique_ptr<OpenVolume> volume = s.rig.open("v");
+    for (std::size_t i = 0; i < kMaxSealedDeltas; ++i) {
+      Bytes text(kMiB / 4, std::byte{'x'});
+      for (std::size_t at = 0; at < text.size(); at += kBlockSize)  // no chunk is as another
+        text[at] = static_cast<std::byte>(i), text[at + 1] = static_cast<std::byte>(at >> 12);
+      must(s.rig.run(volume->volume().write(ByteOffset(i * kMiB / 4), text, {})));
+      must(s.snapshot(*volume, "s" + std::to_string(i)));
+    }
+    must(s.write(*volume, 0, kBlockSize, 9));
+    Store::CommitOptions how;
+    how.compress = compress;
+    must(s.rig.run(s.rig.store->make_room(*volume, how)));
+    const auto image = must(s.rig.run(s.rig.store->image_of_manifest(
+        *must(s.rig.run(s.rig.store->volume("v"))).record.manifest)));
+    REQUIRE(image.layers.size() == 1);
+    sizes.push_back(image.layers[0].file_size);
+    s.rig.close(std::move(volume));
+  }
+  CHECK(sizes[0] > kMiB / 4);
+  CHECK(sizes[1] < sizes[0] / 4);
 }
 
 }  // namespace snap

@@ -5,6 +5,7 @@
 #include "engine/store/image_store.h"
 #include "engine/store/space.h"
 #include "engine/store/store_impl.h"
+#include "engine/store/sweep.h"
 
 namespace snap {
 
@@ -17,6 +18,24 @@ constexpr std::uint64_t kLookEvery = 16u << 20;
 constexpr int kShare = 50;
 
 constexpr const char* kPurpose = "add to the store";
+/// Who holds the lock measures the store, and so may several before it is our turn: what is whole
+/// by now is worth waiting for.
+constexpr std::chrono::minutes kPatience{5};
+
+Task<Result<void>> move_to_swept(Directory* scratch) {
+  auto made = co_await scratch->make_dir(kSweptFolder);
+  if (!made) co_return made;
+  auto swept = co_await scratch->open_dir(kSweptFolder);
+  if (!swept) co_return swept.error();
+  auto entries = co_await scratch->list();
+  if (!entries) co_return entries.error();
+  for (const DirEntry& entry : *entries) {
+    if (entry.type != FileStat::Type::kFile || entry.name == kScratchLock) continue;
+    auto moved = co_await scratch->rename(entry.name, **swept, entry.name);
+    if (!moved) co_return moved;
+  }
+  co_return Result<void>();
+}
 
 bool fits(const Store::Room& room) {
   return !room.limits.limit || room.used <= *room.limits.limit;
@@ -37,29 +56,38 @@ Task<Result<void>> RoomWatch::wrote(std::uint64_t bytes) {
   left_ = room->left_of_limit();
   since_ = 0;
   if (fits(*room)) co_return Result<void>();
-  auto lock = co_await lock_file(*store_->impl().root, kIndexLockName, true, kPurpose);
+  auto lock = co_await lock_file(*store_->impl().root, kIndexLockName, true, kPurpose, kPatience);
   if (!lock) co_return lock.error();
-  auto allowed = co_await look_again("more than ");
+  auto allowed = co_await look_again(*lock, "more than ");
   co_return allowed;
 }
 
-Task<Result<void>> RoomWatch::look_again(std::string_view at_least) {
+Task<Result<void>> RoomWatch::look_again(FileLock& lock, std::string_view at_least) {
   auto room = co_await store_->room();
   if (!room) co_return room.error();
   if (fits(*room)) co_return Result<void>();
   auto own = co_await allocated_below(scratch_->dir(), 0);
   if (!own) co_return own.error();
-  auto removed = co_await scratch_->remove();
-  static_cast<void>(removed);  // swept when the store is opened next
+  co_await give_way(lock);
   co_await note_room(*store_);
   room->used -= std::min(room->used, *own);
   co_return no_room(std::string(at_least) + in_units(*own), *room, store_->path());
 }
 
+/// To delete large files takes time, so before the lock is given back they only move to where they
+/// do not count any more.
+Task<void> RoomWatch::give_way(FileLock& lock) {
+  auto moved = co_await move_to_swept(&scratch_->dir());
+  if (moved) lock.release();
+  auto removed = co_await scratch_->remove();
+  static_cast<void>(removed);  // swept when the store is opened next
+  lock.release();
+}
+
 Task<Result<std::vector<BlobStore::Put>>> RoomWatch::adopt(std::vector<Offer> offers) {
   if (offers.empty()) co_return std::vector<BlobStore::Put>();
   Store::Impl& store = store_->impl();
-  auto lock = co_await lock_file(*store.root, kIndexLockName, true, kPurpose);
+  auto lock = co_await lock_file(*store.root, kIndexLockName, true, kPurpose, kPatience);
   if (!lock) co_return lock.error();
   std::vector<std::optional<BlobStore::Put>> puts(offers.size());
   // Those that the store has go first: what they take in scratch is not needed.
@@ -76,7 +104,7 @@ Task<Result<std::vector<BlobStore::Put>>> RoomWatch::adopt(std::vector<Offer> of
     puts[i] = *put;
   }
   if (fresh != 0) {
-    auto allowed = co_await look_again("");
+    auto allowed = co_await look_again(*lock, "");
     if (!allowed) co_return allowed.error();
   }
   std::vector<BlobStore::Put> out;

@@ -42,9 +42,10 @@ class RoomWatch {
   Task<Result<std::vector<BlobStore::Put>>> adopt(std::vector<Offer> offers);
 
  private:
-  /// Under index.lock: NoSpace as above, or the right to add to the store. `at_least` stands in the
-  /// error before what this command has written.
-  Task<Result<void>> look_again(std::string_view at_least);
+  /// Under index.lock: the right to add to the store, while that is held; or NoSpace as above, and
+  /// the lock is given back. `at_least` stands in the error before what this command has written.
+  Task<Result<void>> look_again(FileLock& lock, std::string_view at_least);
+  Task<void> give_way(FileLock& lock);
 
   Store* store_;
   Scratch* scratch_;

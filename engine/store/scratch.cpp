@@ -6,19 +6,17 @@ namespace snap {
 
 namespace {
 
-constexpr const char* kLockName = "lock";
-
 /// Takes the lock of tmp/<name>/, if it is free and the folder is still there.
 Task<Result<std::unique_ptr<File>>> hold(Directory& dir) {
   OpenFlags flags;
   flags.write = flags.create = true;
-  auto file = co_await dir.open(kLockName, flags);
+  auto file = co_await dir.open(kScratchLock, flags);
   if (!file) co_return file.error();
   auto got = co_await (*file)->try_lock(true);
   if (!got) co_return got.error();
   if (!*got) co_return Error(ErrorCode::kBusy, (*file)->path() + " is held by another process");
   // A sweep that held it before us has removed the name: then this lock guards nothing.
-  auto there = co_await dir.stat(kLockName);
+  auto there = co_await dir.stat(kScratchLock);
   if (!there) co_return there.error();
   co_return std::move(*file);
 }
@@ -76,7 +74,7 @@ Task<Result<std::vector<std::string>>> find_abandoned(Directory& tmp) {
     if (entry.type != FileStat::Type::kDirectory || !Uuid::parse(entry.name)) continue;
     auto dir = co_await tmp.open_dir(entry.name);
     if (!dir) continue;
-    auto file = co_await (*dir)->open(kLockName, OpenFlags{});
+    auto file = co_await (*dir)->open(kScratchLock, OpenFlags{});
     if (file) {
       auto free = co_await (*file)->try_lock(false);
       if (!free || !*free) continue;

@@ -16,6 +16,9 @@
 
 namespace snap {
 
+/// The file in each of them whose flock says that it is held.
+inline constexpr const char* kScratchLock = "lock";
+
 /// A folder of our own under tmp/. `co_await scratch.remove()` when done, on success and on
 /// failure; without it (a crash, or a forgotten path) the next opening of the store removes it.
 class Scratch {

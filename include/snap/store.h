@@ -161,8 +161,8 @@ struct ImportFrom {
   std::string source;
   std::string format;
   std::optional<std::uint64_t> size;  ///< of the file system made from a directory, or to grow to
-  /// Asked, before a file system is made from a directory, whether there is room for at least
-  /// `bytes` of data: an error ends the import. None: there is.
+  /// Asked, before a file system is made from a directory, whether there is room in scratch for
+  /// about `bytes` of data: an error ends the import. None: there is.
   std::function<Result<void>(std::uint64_t bytes)> room;
 };
 Task<Result<std::unique_ptr<ImportSource>>> make_import_source(ImportFrom from, Directory& scratch);
@@ -281,9 +281,6 @@ class Store {
   Task<Result<std::shared_ptr<Volume>>> open_snapshot(std::string_view volume,
                                                       std::string_view snapshot);
 
-  /// Packs the older snapshots if there are so many that freeze(), snapshot() or clone() would have
-  /// to do so first: for who wants the next of these to be quick.
-  Task<Result<void>> make_room(OpenVolume& volume);
   /// Freezes the present state without a name: what was answered before is in the record's sealed
   /// deltas and layers when it returns. O(1).
   Task<Result<Volume::Pause>> freeze(OpenVolume& volume);
@@ -303,6 +300,10 @@ class Store {
     int zstd_level = 3;
     std::uint64_t rate_limit = 0;  ///< bytes a second of packing; 0: none
   };
+  /// Packs the older snapshots if there are so many that freeze(), snapshot() or clone() would have
+  /// to do so first: for who wants the next of these to be quick, or a commit, which packs them as
+  /// it packs the rest. Of `how` the compression counts.
+  Task<Result<void>> make_room(OpenVolume& volume, CommitOptions how);
   struct Committed {
     Image image;
     LayerRef layer;

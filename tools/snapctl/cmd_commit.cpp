@@ -65,7 +65,8 @@ Task<Result<int>> run_commit(Context& context, CommitCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  auto pause = co_await FileSystemPause::begin(context, *access, command.pause);
+  Store::CommitOptions packing = *options;
+  auto pause = co_await FileSystemPause::begin(context, *access, command.pause, std::move(packing));
   if (!pause) co_return co_await given_back(std::move(*access), pause.error());
   Progress progress = context.progress();
   progress.report = [&pause, show = std::move(progress.report)](

@@ -42,23 +42,20 @@ Result<Store::ImportOptions> import_options(const ImportCommand& command) {
   return out;
 }
 
-/// The file system made from a directory is on the store's disk for a while, beside the layer.
-Result<void> room_for_tree(const Store::Room& room, const std::string& store, std::uint64_t data,
-                           bool compress) {
-  const std::uint64_t layer = compress ? 0 : layer_bytes(data);
-  if (data + layer > room.available)
-    return no_room("about " + in_units(data + layer) + " for a while", room, store);
-  if (layer > room.left_of_limit())
-    return no_room("about " + in_units(layer), room, store, "; or import it with --compress");
-  return {};
+/// The file system made from a directory is on the store's disk for a while. What of it the layer
+/// takes is known when it is made, and asked for then.
+Result<void> room_for_tree(Store::Room room, const std::string& store, std::uint64_t data) {
+  if (data <= room.available) return {};
+  room.limits.limit.reset();  // it does not count
+  return no_room("about " + in_units(data) + " for a while", room, store);
 }
 
 Task<Result<Image>> import_from(Context& context, Store& store, ImportFrom from,
                                 Store::ImportOptions options, Directory& scratch) {
   auto room = co_await store.room();
   if (!room) co_return room.error();
-  from.room = [room = *room, path = store.path(), compress = options.compress](std::uint64_t data) {
-    return room_for_tree(room, path, data, compress);
+  from.room = [room = *room, path = store.path()](std::uint64_t data) {
+    return room_for_tree(room, path, data);
   };
   auto source = co_await make_import_source(from, scratch);
   if (!source) co_return source.error();

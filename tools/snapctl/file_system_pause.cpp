@@ -61,7 +61,7 @@ void FileSystemPause::end() noexcept {
 }
 
 Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, VolumeAccess& volume,
-                                                     bool wanted) {
+                                                     bool wanted, Store::CommitOptions packing) {
   FileSystemPause out;
   if (!wanted) co_return out;
   std::vector<std::string> paths;
@@ -81,9 +81,9 @@ Task<Result<FileSystemPause>> FileSystemPause::begin(Context& context, VolumeAcc
     co_return device.error();
   }
   if (!paths.empty()) {
-    auto room = co_await volume.make_room();
-    // Where there is no room to pack them, what comes next says so; a compressed commit has it yet.
-    if (!room && room.error().code() != ErrorCode::kNoSpace) co_return room.error();
+    auto room = co_await volume.make_room(std::move(packing));
+    // A server of an older release packs them later.
+    if (!room && room.error().code() != ErrorCode::kUnsupported) co_return room.error();
   } else {
     context.note("--pause: no file system of volume '" + volume.name() +
                  "' is mounted here, so none is paused");

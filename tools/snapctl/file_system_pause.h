@@ -18,11 +18,12 @@ namespace snap::cli {
 class FileSystemPause {
  public:
   /// If it is `wanted`, freezes what is mounted of the volume; where nothing is, says so and pauses
-  /// nothing. First the volume's older snapshots are packed, if they have to be, so that no one
-  /// waits for that. Until it ends the program cannot be interrupted, which would leave the file
-  /// systems frozen. Busy if the device has no server: to freeze means to flush, which would wait
-  /// for one.
-  static Task<Result<FileSystemPause>> begin(Context& context, VolumeAccess& volume, bool wanted);
+  /// nothing. First the volume's older snapshots are packed, if they have to be, as `packing` says,
+  /// so that no one waits for that. Until it ends the program cannot be interrupted, which would
+  /// leave the file systems frozen. Busy if the device has no server: to freeze means to flush,
+  /// which would wait for one.
+  static Task<Result<FileSystemPause>> begin(Context& context, VolumeAccess& volume, bool wanted,
+                                             Store::CommitOptions packing);
   FileSystemPause() = default;
   FileSystemPause(FileSystemPause&& other) noexcept { swap(other); }
   FileSystemPause& operator=(FileSystemPause&& other) noexcept {

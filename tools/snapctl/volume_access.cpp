@@ -76,12 +76,12 @@ Task<Result<std::chrono::microseconds>> VolumeAccess::snapshot(std::string snaps
   co_return pause->writes;
 }
 
-Task<Result<void>> VolumeAccess::make_room() {
+Task<Result<void>> VolumeAccess::make_room(Store::CommitOptions how) {
   Result<void> made;
   if (opened_ != nullptr) {
-    made = co_await store_->make_room(*opened_);
+    made = co_await store_->make_room(*opened_, std::move(how));
   } else {
-    made = co_await server::remote_make_room(*server_, name());
+    made = co_await server::remote_make_room(*server_, name(), std::move(how));
   }
   co_return made;
 }

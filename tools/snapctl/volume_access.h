@@ -32,7 +32,7 @@ class VolumeAccess {
   /// How long writes waited.
   Task<Result<std::chrono::microseconds>> snapshot(std::string snapshot_name);
   /// As Store::make_room.
-  Task<Result<void>> make_room();
+  Task<Result<void>> make_room(Store::CommitOptions how);
   /// As Store::freeze.
   Task<Result<void>> freeze();
   Task<Result<void>> clone(std::string new_name);
