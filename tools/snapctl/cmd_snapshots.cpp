@@ -36,9 +36,7 @@ Task<Result<int>> run_snapshot(Context& context, SnapshotCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  Store::CommitOptions packing;
-  auto frozen =
-      co_await FileSystemPause::begin(context, *access, command.pause, std::move(packing));
+  auto frozen = co_await FileSystemPause::begin(context, *access, command.pause);
   if (!frozen) co_return co_await given_back(std::move(*access), frozen.error());
   auto pause = co_await access->snapshot(name);
   frozen->end();

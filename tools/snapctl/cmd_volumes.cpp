@@ -100,9 +100,7 @@ Task<Result<int>> run_clone(Context& context, CloneCommand command) {
   if (!store) co_return store.error();
   auto access = co_await VolumeAccess::open(**store, command.volume);
   if (!access) co_return access.error();
-  Store::CommitOptions packing;
-  auto frozen =
-      co_await FileSystemPause::begin(context, *access, command.pause, std::move(packing));
+  auto frozen = co_await FileSystemPause::begin(context, *access, command.pause);
   if (!frozen) co_return co_await given_back(std::move(*access), frozen.error());
   auto cloned = co_await access->clone(command.name);
   frozen->end();

@@ -24,6 +24,11 @@ class FileSystemPause {
   /// which would wait for one.
   static Task<Result<FileSystemPause>> begin(Context& context, VolumeAccess& volume, bool wanted,
                                              Store::CommitOptions packing);
+  /// For what packs as it is: not compressed.
+  static Task<Result<FileSystemPause>> begin(Context& context, VolumeAccess& volume, bool wanted) {
+    Store::CommitOptions packing;
+    return begin(context, volume, wanted, std::move(packing));
+  }
   FileSystemPause() = default;
   FileSystemPause(FileSystemPause&& other) noexcept { swap(other); }
   FileSystemPause& operator=(FileSystemPause&& other) noexcept {
