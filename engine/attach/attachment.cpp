@@ -125,6 +125,12 @@ Result<Attachments::Files> Attachments::read_all() const {
   return out;
 }
 
+Result<std::vector<Attachment>> Attachments::list_of(const std::string& store) const {
+  auto all = list();
+  if (all) std::erase_if(*all, [&](const Attachment& one) { return !is_of_store(one, store); });
+  return all;
+}
+
 Result<std::vector<Attachment>> Attachments::list() const {
   auto files = read_all();
   if (!files) return files.error();

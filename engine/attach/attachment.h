@@ -48,6 +48,8 @@ class Attachments {
 
   /// Ascending by device. Corrupt, with its path, if a file is no record.
   Result<std::vector<Attachment>> list() const;
+  /// Those of the store at that path, by whatever path they were attached.
+  Result<std::vector<Attachment>> list_of(const std::string& store) const;
   /// Paths of files that list() would choke on.
   std::vector<std::string> damaged() const;
   Result<void> put(const Attachment& attachment) const;

@@ -8,8 +8,6 @@ namespace snap::server {
 
 namespace {
 
-constexpr std::string_view kImageContent = "image ";  // its id follows
-
 ServedItem served_volume(ServeItem item, const VolumeRecord& record) {
   ServedItem out;
   out.name = export_name_of(item);
@@ -20,7 +18,7 @@ ServedItem served_volume(ServeItem item, const VolumeRecord& record) {
   if (out.description.size() > kMaxNbdName) out.description.resize(kMaxNbdName);
   out.size = record.size;
   out.identity = "volume " + record.name;
-  out.content = "volume " + record.id;
+  out.content = std::string(kVolumeContent) + record.id;
   return out;
 }
 

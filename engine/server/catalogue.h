@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/server/serve_item.h"
@@ -12,6 +13,10 @@
 #include "snap/task.h"
 
 namespace snap::server {
+
+/// What ServedItem::content begins with, before the id of the volume or image.
+inline constexpr std::string_view kVolumeContent = "volume ";
+inline constexpr std::string_view kImageContent = "image ";
 
 /// Used on the loop of the store.
 class Catalogue {

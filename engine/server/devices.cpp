@@ -314,13 +314,7 @@ Task<void> Devices::end(std::shared_ptr<FuseServing> serving) {
 }
 
 Task<Result<std::vector<attach::Attachment>>> Devices::records_of_store() {
-  co_return co_await offload([this] {
-    auto records = records_.list();
-    if (records)
-      std::erase_if(*records,
-                    [this](const auto& one) { return !is_of_store(one, options_.store); });
-    return records;
-  });
+  co_return co_await offload([this] { return records_.list_of(options_.store); });
 }
 
 Task<Result<attach::Attachment>> Devices::find(std::string device) {

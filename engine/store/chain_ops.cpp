@@ -106,6 +106,13 @@ Task<Result<Volume::Pause>> push_delta(OpenVolume::Impl& volume, VolumeRecord ne
   co_return pushed.error();
 }
 
+PackOptions packing_of(const Store::CommitOptions& how) {
+  PackOptions out;
+  out.encoding = how.compress ? Encoding::kZstd : Encoding::kRaw;
+  out.zstd_level = how.zstd_level;
+  return out;
+}
+
 Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, RoomWatch& watch, Volume::Parts parts,
                                       std::uint64_t size, PackOptions options) {
   auto file = co_await scratch.dir().open(kScratchLayer, kNewBlob);

@@ -49,6 +49,8 @@ Task<Result<AsyncMutex::Guard>> lock_with_room(Store& store, OpenVolume::Impl& v
 /// Bytes of data in the delta on top and the sealed ones, each block once.
 Task<std::uint64_t> data_above_image(Volume::Parts parts);
 
+/// What a commit says of compression, for its own packing and what has to be packed before it.
+PackOptions packing_of(const Store::CommitOptions& how);
 /// Packs the sealed deltas of `parts` into scratch; `size` is that of the layer. NoSpace if `watch`
 /// says so: then scratch is gone.
 Task<Result<PackedLayer>> pack_sealed(Scratch& scratch, RoomWatch& watch, Volume::Parts parts,

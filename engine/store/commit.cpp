@@ -97,9 +97,7 @@ class Commit {
 };
 
 PackOptions Commit::pack_options() {
-  PackOptions pack;
-  pack.encoding = options_.compress ? Encoding::kZstd : Encoding::kRaw;
-  pack.zstd_level = options_.zstd_level;
+  PackOptions pack = packing_of(options_);
   pack.bytes_per_second = options_.rate_limit;
   pack.progress = [this](std::uint64_t done, std::uint64_t total) {
     packed_ = done;
@@ -168,9 +166,7 @@ Task<Result<Image>> Commit::publish(std::optional<PackedLayer> layer) {
 
 Task<Result<Store::Committed>> Commit::run() {
   const auto begin = EventLoop::current()->now();
-  PackOptions older;  // what has to be packed before the seal is not the work that is told of
-  older.encoding = pack_options().encoding;
-  older.zstd_level = options_.zstd_level;
+  PackOptions older = packing_of(options_);  // before the seal: not the work that is told of
   older.cancelled = [this] { return progress_.is_cancelled(); };
   auto sealed = co_await seal(store_, volume_, std::move(older));
   if (!sealed) co_return sealed.error();

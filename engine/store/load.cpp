@@ -56,7 +56,7 @@ class Load {
   Task<Result<Found>> resolve_image(BlobDigest manifest);
   Task<Result<void>> fetch_layers(const Image& image);
   Task<Result<std::uint64_t>> verify_layer(LayerRef layer);
-  Task<Result<std::uint64_t>> look_at_layer(LayerRef layer);
+  Task<Result<std::uint64_t>> look_at_layer(LayerRef layer, bool is_new);
   Task<Result<void>> publish_layers(Store::Loaded& loaded);
   Task<Result<void>> publish_images(Store::Loaded& loaded);
 
@@ -144,7 +144,7 @@ Task<Result<void>> Load::fetch_layers(const Image& image) {
     if (is_new && first) {
       looked = co_await verify_layer(layer);
     } else {
-      looked = co_await look_at_layer(layer);
+      looked = co_await look_at_layer(layer, is_new);
     }
     if (!looked) co_return refusal(looked.error().code(), looked.error().message());
     size = *looked;
@@ -160,10 +160,8 @@ Task<Result<void>> Load::fetch_layers(const Image& image) {
 
 /// Opens a layer and compares it with what the manifest and config say of it. Gives the size of the
 /// disk that it is of.
-Task<Result<std::uint64_t>> Load::look_at_layer(LayerRef layer) {
-  auto where = co_await source_.fetch(layer.blob);
-  if (!where) co_return where.error();
-  if (*where == LoadSource::Where::kStore) {
+Task<Result<std::uint64_t>> Load::look_at_layer(LayerRef layer, bool is_new) {
+  if (!is_new) {
     auto opened = co_await store_.chains.layer(layer);
     if (!opened) co_return opened.error();
     co_return (*opened)->info().virtual_size;

@@ -23,9 +23,7 @@ constexpr const char* kPurpose = "add to the store";
 constexpr std::chrono::minutes kPatience{5};
 
 Task<Result<void>> move_to_swept(Directory* scratch) {
-  auto made = co_await scratch->make_dir(kSweptFolder);
-  if (!made) co_return made;
-  auto swept = co_await scratch->open_dir(kSweptFolder);
+  auto swept = co_await make_swept_folder(*scratch);
   if (!swept) co_return swept.error();
   auto entries = co_await scratch->list();
   if (!entries) co_return entries.error();

@@ -105,9 +105,7 @@ Task<Result<Volume::Pause>> Store::snapshot(OpenVolume& volume, std::string name
 }
 
 Task<Result<void>> Store::make_room(OpenVolume& volume, CommitOptions how) {
-  PackOptions packing;
-  packing.encoding = how.compress ? Encoding::kZstd : Encoding::kRaw;
-  packing.zstd_level = how.zstd_level;
+  PackOptions packing = packing_of(how);
   auto turn = co_await lock_with_room(*this, volume.impl(), std::move(packing));
   if (!turn) co_return turn.error();
   co_return Result<void>();

@@ -116,18 +116,14 @@ Task<Result<void>> move_out(Store::Impl* store, const Garbage* garbage, Director
   co_return Result<void>();
 }
 
-/// The same, into a folder in `scratch` that says what it is: it does not count as used, or what is
-/// moved while the store is measured would count twice.
-Task<Result<void>> move_to_swept(Store::Impl* store, const Garbage* garbage, Directory* scratch) {
-  auto made = co_await scratch->make_dir(kSweptFolder);
-  if (!made) co_return made;
-  auto out = co_await scratch->open_dir(kSweptFolder);
-  if (!out) co_return out.error();
-  auto moved = co_await move_out(store, garbage, out->get());
-  co_return moved;
-}
-
 }  // namespace
+
+Task<Result<std::unique_ptr<Directory>>> make_swept_folder(Directory& scratch) {
+  auto made = co_await scratch.make_dir(kSweptFolder);
+  if (!made) co_return made.error();
+  auto swept = co_await scratch.open_dir(kSweptFolder);
+  co_return swept;
+}
 
 std::uint64_t Garbage::bytes() const {
   std::uint64_t sum = 0;
@@ -243,7 +239,14 @@ Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLo
   if (!settled) co_return settled.error();
   auto scratch = co_await store.scratch();
   if (!scratch) co_return scratch.error();
-  auto moved = co_await move_to_swept(&store, &garbage, &scratch->dir());
+  // There it does not count: else what is moved while the store is measured would count twice.
+  auto swept = co_await make_swept_folder(scratch->dir());
+  Result<void> moved;
+  if (swept) {
+    moved = co_await move_out(&store, &garbage, swept->get());
+  } else {
+    moved = swept.error();
+  }
   lock.release();
   auto removed = co_await scratch->remove();
   if (!moved) co_return moved.error();

@@ -53,6 +53,8 @@ Task<Result<Garbage>> find_garbage(Store::Impl& store, const Marks& marks, Candi
 
 /// The folder, in one of a sweep's in tmp/, of what it has moved out.
 inline constexpr const char* kSweptFolder = "swept";
+/// Makes and opens it: what moves there does not count as used any more.
+Task<Result<std::unique_ptr<Directory>>> make_swept_folder(Directory& scratch);
 /// Removes it; gives the lock back as soon as it may. Fills `deleted` and `freed`.
 Task<Result<Store::Removed>> dispose(Store::Impl& store, Garbage garbage, FileLock lock);
 /// Removes folders of volumes/ without a record: what a crash left of a create or a remove. Those

@@ -37,8 +37,6 @@ constexpr std::chrono::milliseconds kOpenersPause{50};
 constexpr int kUnusedTries = 100;
 constexpr std::chrono::milliseconds kUnusedPause{10};
 constexpr unsigned kMostConnections = 4;
-// Begins what a record says of a volume (ServedItem::content); its id follows.
-constexpr std::string_view kVolumeContent = "volume ";
 
 Task<Result<Attachments>> attachments() {
   auto dir = co_await server::runtime_dir();
@@ -300,12 +298,9 @@ Task<Result<std::vector<Attachment>>> all_attachments() {
 }
 
 Task<Result<std::vector<Attachment>>> attachments_of(Store& store) {
-  auto all = co_await all_attachments();
-  if (!all) co_return all.error();
-  co_return co_await offload([&] {
-    std::erase_if(*all, [&](const Attachment& one) { return !is_of_store(one, store.path()); });
-    return std::move(*all);
-  });
+  auto records = co_await attachments();
+  if (!records) co_return records.error();
+  co_return co_await offload([&] { return records->list_of(store.path()); });
 }
 
 namespace {
@@ -417,7 +412,7 @@ Task<Result<void>> make_durable(Attachment device) {
   if (!store) co_return store.error();
   auto volume = co_await (*store)->volume(device.name);
   if (!volume) co_return volume.error();
-  if (std::string(kVolumeContent) + volume->record.id != device.content)
+  if (std::string(server::kVolumeContent) + volume->record.id != device.content)
     co_return Error(ErrorCode::kNotFound, "there is another volume '" + device.name + "' now");
   Holder self;
   self.pid = ::getpid();
@@ -429,7 +424,7 @@ Task<Result<void>> make_durable(Attachment device) {
 /// The last of a device whose server has died. What the volume's next user does anyhow is no error
 /// if it cannot be done here.
 Task<Result<void>> settle_dead(Context& context, Attachment device, bool force) {
-  if (!device.content.starts_with(kVolumeContent)) co_return Result<void>();
+  if (!device.content.starts_with(server::kVolumeContent)) co_return Result<void>();
   auto durable = co_await make_durable(device);
   if (durable) {
     context.note(
